@@ -1,0 +1,641 @@
+"""The configuration: every key, its default and its help line.
+
+A run is described by one YAML file. `load_config` reads it strictly: an unknown key, a value of the wrong type, a wrong
+unit or a missing file ends in one `ConfigError` that names the key, the value and the remedy. The reference page of the
+documentation and the JSON schema for editors are generated from the models below.
+
+Importing this module imports neither torch nor matgl nor ASE, so that ``ideal-run check`` and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ideal.errors import ConfigError, did_you_mean
+from ideal.quantities import Duration, Energy, Force, InverseTime, Length, Pressure, Temperature, Time
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+# --- dynamics ---------------------------------------------------------------------------------------------------------
+
+
+class SchedulePoint(Section):
+    """One corner of a piecewise linear schedule."""
+
+    time: Time = Field(ge=0, description="Simulated time (fs, or text such as '2 ps').")
+    value: float | str = Field(description="Value at that time, in the unit of the quantity scheduled.")
+
+
+class MolecularDynamicsConfig(Section):
+    """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
+
+    type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
+    ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
+        "nvt_langevin",
+        description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk (isotropic "
+        "Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
+    )
+    timestep: Time = Field(
+        1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids."
+    )
+    steps: int = Field(1000, ge=1, description="Number of time steps.")
+    temperature: Temperature | list[SchedulePoint] = Field(
+        300.0,
+        description="Target temperature in K, or a list of {time, value} points joined by straight lines.",
+    )
+    initial_temperature: Temperature | None = Field(
+        None,
+        ge=0,
+        description="Temperature of the Maxwell-Boltzmann velocities at the start; null: the first target. "
+        "Velocities that the structure file carries are kept instead when this is null.",
+    )
+    friction: InverseTime = Field(0.005, gt=0, description="Langevin friction in 1/fs.")
+    thermostat_time: Time = Field(100.0, gt=0, description="Relaxation time of the other thermostats in fs.")
+    pressure: Pressure | list[SchedulePoint] = Field(
+        0.0, description="Target pressure in eV/Å³ (text: '1 GPa'), or a list of {time, value} points."
+    )
+    barostat_time: Time = Field(1000.0, gt=0, description="Relaxation time of the barostat in fs.")
+    compressibility: float = Field(
+        14.5,
+        gt=0,
+        description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
+    )
+    fix_atoms: list[int] = Field(
+        default=[],
+        description="Indices of atoms that never move (added to constraints in the structure file).",
+    )
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> MolecularDynamicsConfig:
+        from ideal.quantities import parse_quantity
+
+        for name, kind in (("temperature", "temperature"), ("pressure", "pressure")):
+            points = getattr(self, name)
+            if not isinstance(points, list):
+                if name == "temperature" and points < 0:
+                    raise ValueError(f"temperature {points} K is negative: write a value of at least 0")
+                continue
+            if not points:
+                raise ValueError(
+                    f"{name}: an empty schedule; write a number or at least one {{time, value}} point"
+                )
+            times = [point.time for point in points]
+            if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
+                raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
+            values = [parse_quantity(point.value, kind) for point in points]
+            if name == "temperature" and min(values) < 0:
+                raise ValueError(f"temperature {min(values)} K is negative: write values of at least 0")
+        return self
+
+    def schedule(self, name: Literal["temperature", "pressure"]) -> tuple[list[float], list[float]]:
+        """Times (fs) and values (K or eV/Å³) of a schedule; one point when it is constant."""
+        from ideal.quantities import parse_quantity
+
+        points = getattr(self, name)
+        if not isinstance(points, list):
+            return [0.0], [float(points)]
+        return [p.time for p in points], [parse_quantity(p.value, name) for p in points]
+
+
+SamplerConfig = Annotated[MolecularDynamicsConfig, Field(description="How the trajectory moves.")]
+
+
+class TrajectoryConfig(Section):
+    """One trajectory: where it starts and how it moves."""
+
+    name: str = Field(
+        "md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'."
+    )
+    structure: Path = Field(
+        description="Structure file in any format that ASE reads; relative to the YAML file."
+    )
+    repeat: tuple[int, int, int] = Field(
+        (1, 1, 1), description="Repeat the structure this many times along each axis."
+    )
+    sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
+    check_every: int = Field(
+        10, ge=1, description="MD steps between two looks at the uncertainty of every atom."
+    )
+    max_temperature: Temperature = Field(
+        10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
+    )
+    max_force: Force = Field(50.0, gt=0, description="The run stops the trajectory above this force (eV/Å).")
+
+    @model_validator(mode="after")
+    def _check_repeat(self) -> TrajectoryConfig:
+        if min(self.repeat) < 1:
+            raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
+        return self
+
+
+# --- uncertainty ------------------------------------------------------------------------------------------------------
+
+
+class SoapConfig(Section):
+    """SOAP power spectrum (Bartók 2013) with Gaussian-type radial functions as in DScribe."""
+
+    r_cut: Length = Field(5.0, gt=1, description="Radial cutoff in Å (must exceed 1).")
+    n_max: int = Field(6, ge=1, le=16, description="Number of radial functions.")
+    l_max: int = Field(4, ge=0, le=12, description="Largest angular momentum.")
+    sigma: Length = Field(0.5, gt=0, description="Width of the Gaussian on each neighbor in Å.")
+    taper: bool = Field(
+        True, description="Let neighbors fade smoothly at the edge; false reproduces DScribe's hard cut."
+    )
+
+
+class ThresholdConfig(Section):
+    """When an atom counts as uncertain."""
+
+    type: Literal["quantile", "fixed"] = Field(
+        "quantile", description="quantile: a held-out quantile of u times `factor`; fixed: `value`."
+    )
+    value: float = Field(2.0, gt=0, description="u above which an atom is uncertain (fixed).")
+    quantile: float = Field(
+        0.99, gt=0, lt=1, description="Quantile of u over held-out training environments."
+    )
+    factor: float = Field(1.5, gt=0, description="Multiplies the quantile.")
+    folds: int = Field(5, ge=2, description="Folds of the training set for the held-out u.")
+
+
+class UncertaintyConfig(Section):
+    """SOAP-Mahalanobis uncertainty of every atom."""
+
+    soap: SoapConfig = Field(default_factory=SoapConfig, description="Descriptor.")
+    ridge: float = Field(1e-8, gt=0, lt=1, description="Ridge of the covariance, as a fraction of its trace.")
+    threshold: ThresholdConfig = Field(
+        default_factory=ThresholdConfig, description="When an atom counts as uncertain."
+    )
+    threads: int = Field(1, ge=1, description="Threads of the C++ core.")
+
+
+class SelectionConfig(Section):
+    """Which uncertain atoms of a frame earn a label."""
+
+    max_per_frame: int = Field(2, ge=1, description="At most this many labels per frame.")
+    min_distance: Length = Field(
+        6.0,
+        ge=0,
+        description="Two selected atoms are at least this far apart (Å); nearer ones share an environment.",
+    )
+    min_steps_between: int = Field(
+        20,
+        ge=0,
+        description="After learning, a trajectory moves at least this many steps before it asks again.",
+    )
+
+
+class EmbeddingConfig(Section):
+    """In-distribution substructure embedding (Kong et al. 2023)."""
+
+    r_core: Length = Field(
+        4.0, gt=0, description="Atoms within this distance of the center keep their positions (Å)."
+    )
+    margin: Length = Field(2.5, ge=0, description="Largest filler margin beyond the core on each face (Å).")
+    n_crops: int = Field(20, ge=1, description="Crops drawn per attempt; the best three are optimized.")
+    max_evaluations: int = Field(40, ge=1, description="Evaluations of the objective per optimized crop.")
+    growth_attempts: int = Field(
+        2, ge=0, description="How often margin and core grow when the small cell is refused."
+    )
+    max_atoms: int = Field(
+        200, ge=1, description="Largest cell that may be labelled; a frame this small is labelled whole."
+    )
+    optimize_cell: bool = Field(True, description="Allow diagonal strain where a fixed cell fails.")
+    young_factor: float = Field(
+        1.5,
+        ge=1,
+        description="The filler may reach this times the threshold while the distribution is young.",
+    )
+    young_environments: int = Field(
+        2000, ge=0, description="A distribution with fewer environments counts as young."
+    )
+
+
+# --- labelling --------------------------------------------------------------------------------------------------------
+
+
+class KPointsMixin(Section):
+    """Brillouin-zone sampling that is consistent between cells of different sizes."""
+
+    kpoint_length: Length = Field(
+        20.0,
+        ge=0,
+        description="Along each periodic axis of length L the grid has ceil(kpoint_length / L) points (Å); "
+        "0: Gamma only.",
+    )
+
+
+class GpawConfig(KPointsMixin):
+    """GPAW: plane-wave PAW density functional theory."""
+
+    type: Literal["gpaw"] = "gpaw"
+    xc: str = Field("PBE", description="Exchange-correlation functional.")
+    cutoff: Energy = Field(300.0, gt=0, description="Plane-wave cutoff in eV.")
+    smearing: Energy = Field(0.1, ge=0, description="Fermi-Dirac width in eV.")
+    density_tolerance: float = Field(
+        1e-4, gt=0, description="Convergence of the density, electrons per valence electron."
+    )
+    eigenstates_tolerance: float = Field(
+        4e-8, gt=0, description="Convergence of the eigenstates, eV² per electron."
+    )
+    max_iterations: int = Field(150, ge=1, description="Largest number of SCF iterations.")
+    setups: dict[str, str] = Field(
+        default={}, description="PAW setup by element where the default is not wanted."
+    )
+
+
+class EspressoConfig(KPointsMixin):
+    """Quantum ESPRESSO (pw.x)."""
+
+    type: Literal["espresso"] = "espresso"
+    command: str = Field(
+        "pw.x",
+        description="Program, with a launcher where wanted; split like a shell would, never run by one.",
+    )
+    pseudo_dir: Path = Field(description="Folder of the pseudopotentials.")
+    pseudopotentials: dict[str, str] = Field(description="File name of the pseudopotential by element.")
+    ecutwfc: Energy = Field(544.0, gt=0, description="Wave-function cutoff in eV (text: '40 rydberg').")
+    ecutrho: Energy | None = Field(None, gt=0, description="Density cutoff in eV; null: four times ecutwfc.")
+    input_dft: str | None = Field(None, description="Functional; null: the pseudopotentials' own.")
+    smearing: Energy = Field(0.1, ge=0, description="Fermi-Dirac width in eV; 0: fixed occupations.")
+    conv_thr: float = Field(1e-8, gt=0, description="SCF convergence in Ry.")
+    max_iterations: int = Field(100, ge=1, description="Largest number of SCF iterations.")
+
+
+class PyscfConfig(Section):
+    """pyscf: molecules, or cells at the Gamma point."""
+
+    type: Literal["pyscf"] = "pyscf"
+    xc: str = Field("PBE", description="Functional, or HF.")
+    basis: str = Field("def2-svp", description="Basis set; periodic cells want a GTH basis such as gth-dzvp.")
+    pseudo: str | None = Field(None, description="Pseudopotential for periodic cells, such as gth-pbe.")
+    density_fit: bool = Field(True, description="Density fitting (molecules).")
+    charge: int = Field(0, description="Total charge of the molecule.")
+    spin: int = Field(0, ge=0, description="Number of unpaired electrons.")
+    smearing: Energy = Field(0.0, ge=0, description="Fermi-Dirac width in eV; 0: integer occupations.")
+    mesh_cutoff: Energy | None = Field(
+        None, gt=0, description="Kinetic-energy cutoff of the density grid in eV (cells)."
+    )
+    max_iterations: int = Field(100, ge=1, description="Largest number of SCF iterations.")
+
+
+class TbliteConfig(Section):
+    """tblite: GFN1-xTB or GFN2-xTB, semi-empirical; for tests and quick looks."""
+
+    type: Literal["tblite"] = "tblite"
+    method: Literal["GFN1-xTB", "GFN2-xTB"] = Field(
+        "GFN1-xTB", description="Hamiltonian; GFN2 is not for periodic cells."
+    )
+    accuracy: float = Field(1.0, gt=0, description="Numerical accuracy; smaller is tighter.")
+    electronic_temperature: Temperature = Field(300.0, gt=0, description="Electronic temperature in K.")
+    max_iterations: int = Field(250, ge=1, description="Largest number of SCF iterations.")
+
+
+class AseConfig(Section):
+    """Any ASE calculator, by import path."""
+
+    type: Literal["ase"] = "ase"
+    calculator: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path, such as ase.calculators.emt:EMT."
+    )
+    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the calculator.")
+    force_consistent: bool = Field(True, description="Ask for the free energy where the calculator has one.")
+
+
+CodeConfig = Annotated[
+    GpawConfig | EspressoConfig | PyscfConfig | TbliteConfig | AseConfig, Field(discriminator="type")
+]
+
+
+class LabelGateConfig(Section):
+    """What a label must satisfy to be believed."""
+
+    max_net_force: Force = Field(0.02, gt=0, description="Largest component of the summed forces (eV/Å).")
+    max_force: Force = Field(30.0, gt=0, description="Largest force on an atom (eV/Å).")
+    min_distance: Length = Field(
+        0.5, ge=0, description="Shortest distance between two atoms that is sent to the code (Å)."
+    )
+
+
+class LabellingConfig(Section):
+    """Reference calculations."""
+
+    code: CodeConfig = Field(description="The reference code; `type` names it.")
+    workers: int = Field(2, ge=1, description="Calculations that run at once.")
+    timeout: Duration = Field(
+        3600.0, gt=0, description="Time limit of one calculation in s (text: '30 min')."
+    )
+    gate: LabelGateConfig = Field(default_factory=LabelGateConfig, description="What a label must satisfy.")
+
+
+# --- data, model, training --------------------------------------------------------------------------------------------
+
+
+class RattleConfig(Section):
+    """Initial structures made from the starting structures when no data set is at hand."""
+
+    count: int = Field(
+        0, ge=0, description="Structures to make and label before the dynamics starts; 0: none."
+    )
+    rattle: Length = Field(0.1, ge=0, description="Standard deviation of the displacements in Å.")
+    strain: float = Field(0.03, ge=0, lt=0.5, description="Largest strain component.")
+    max_atoms: int = Field(
+        64, ge=1, description="Starting structures larger than this are cut by embedding-size crops."
+    )
+
+
+class DatasetConfig(Section):
+    """Labelled structures known before the run."""
+
+    initial: Path | None = Field(
+        None,
+        description="Structures to train on at the start (extended XYZ, ASE formats); unlabelled ones are labelled first.",
+    )
+    rattled: RattleConfig = Field(
+        default_factory=RattleConfig, description="Initial structures made by the run itself."
+    )
+    held_out: Path | None = Field(
+        None, description="Labelled frames never trained on: parity plots before and after."
+    )
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="Part of the labels kept for validation.")
+
+
+class ModelConfig(Section):
+    """M3GNet (Chen and Ong 2022) as implemented in matgl."""
+
+    type: Literal["m3gnet"] = Field("m3gnet", description="Kind of model.")
+    path: str | None = Field(
+        None, description="Start from this model directory or matgl model name instead of random weights."
+    )
+    elements: list[str] | None = Field(
+        None, description="Elements of a new model; null: those of the data and structures."
+    )
+    n_blocks: int = Field(2, ge=1, description="Message-passing blocks.")
+    units: int = Field(32, ge=4, description="Width of the network.")
+    max_n: int = Field(3, ge=1, description="Radial functions of the three-body term.")
+    max_l: int = Field(3, ge=1, le=4, description="Angular functions of the three-body term.")
+    cutoff: Length = Field(5.0, gt=0, description="Two-body cutoff in Å.")
+    threebody_cutoff: Length = Field(4.0, gt=0, description="Three-body cutoff in Å.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+    threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+
+
+class LossConfig(Section):
+    """Huber loss on energy per atom, forces and stress."""
+
+    energy: float = Field(1.0, ge=0, description="Weight of the energy per atom (eV).")
+    force: float = Field(1.0, ge=0, description="Weight of the forces (eV/Å).")
+    stress: float = Field(0.1, ge=0, description="Weight of the stress (GPa).")
+    delta: float = Field(0.1, gt=0, description="Huber delta, in the unit of each term.")
+
+
+class PretrainConfig(Section):
+    """Training on the initial data."""
+
+    epochs: int = Field(100, ge=0, description="Passes over the initial data; 0: none.")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine."
+    )
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    max_seconds: Duration | None = Field(
+        None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
+    )
+
+
+class OnlineConfig(Section):
+    """Update of the model when new labels arrive."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the new labels per update.")
+    learning_rate: float = Field(1e-4, gt=0, description="Learning rate.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    replay: int = Field(8, ge=0, description="Old structures drawn per pass, by importance.")
+    rescore: int = Field(16, ge=0, description="Old structures whose error is evaluated anew per update.")
+
+
+class TrainingConfig(Section):
+    """How the model learns."""
+
+    loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
+    pretrain: PretrainConfig = Field(
+        default_factory=PretrainConfig, description="Training on the initial data."
+    )
+    online: OnlineConfig = Field(default_factory=OnlineConfig, description="Update when new labels arrive.")
+    max_gradient_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this norm.")
+
+
+class EngineConfig(Section):
+    """How the loop is run."""
+
+    mode: Literal["serial", "concurrent"] = Field(
+        "serial",
+        description="serial: trajectories take turns in a fixed order, the same seed gives the same run; "
+        "concurrent: trajectories move on while others wait for labels.",
+    )
+    max_labels: int | None = Field(
+        None, ge=0, description="Ask for at most this many labels; null: no limit."
+    )
+    checkpoint_every: int = Field(
+        200, ge=1, description="MD steps between two checkpoints of a trajectory that learns nothing."
+    )
+    write_every: int = Field(10, ge=1, description="MD steps between two frames in the trajectory file.")
+
+
+class Config(Section):
+    """A run of ``ideal-run``."""
+
+    title: str = Field("", description="Shown in the report.")
+    seed: int = Field(0, ge=0, description="Seed of every random number of the run.")
+    output: Path | None = Field(None, description="Run directory; null: runs/<name of the YAML file>.")
+    trajectories: list[TrajectoryConfig] = Field(
+        min_length=1, description="The trajectories that the run moves."
+    )
+    uncertainty: UncertaintyConfig = Field(
+        default_factory=UncertaintyConfig, description="Uncertainty of every atom."
+    )
+    selection: SelectionConfig = Field(
+        default_factory=SelectionConfig, description="Which atoms earn a label."
+    )
+    embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="Substructure embedding.")
+    labelling: LabellingConfig = Field(description="Reference calculations.")
+    dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="Labels known before the run.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The potential.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="How the model learns.")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="How the loop is run.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        names = [trajectory.name for trajectory in self.trajectories]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"trajectories: the name {twice[0]!r} is used twice; give each its own `name`")
+        if self.dataset.initial is None and self.dataset.rattled.count == 0:
+            raise ValueError(
+                "dataset: nothing to start from; name a file in `dataset.initial` or let the run make structures "
+                "with `dataset.rattled.count` (10 is a good start)"
+            )
+        return self
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a YAML file; relative paths in it are resolved against its folder.
+
+    Args:
+        path: the YAML file.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, a value or unit is wrong, a file it names is missing.
+
+    Example:
+        >>> load_config("examples/lithium/config.yaml").seed
+        0
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; make one with `ideal-run init STRUCTURE`") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(data, folder=path.parent, source=str(path))
+
+
+def parse_config(data: Any, folder: Path, source: str = "configuration") -> Config:
+    """Validate a configuration given as nested dictionaries (see `load_config`).
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected keys and values at the top level, got {type(data).__name__}")
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
+    return _resolve_paths(config, folder.resolve(), source)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    """One line per mistake: key, value, remedy."""
+    for item in error.errors(include_url=False):
+        names = [part for part in item["loc"] if not _is_union_tag(part)]
+        key = ".".join(str(part) for part in names)
+        if item["type"] == "extra_forbidden":
+            valid = _valid_keys(item["loc"][:-1])
+            yield f"unknown key {key!r} (value {item['input']!r}); {did_you_mean(str(names[-1]), valid)}"
+        elif item["type"] == "missing":
+            yield f"missing key {key!r}; add it (`ideal-run init` writes a commented example)"
+        elif item["type"] == "value_error":
+            yield f"{key + ': ' if key else ''}{item['ctx']['error']}"
+        else:
+            yield f"{key}: {item['msg']}, got {item['input']!r}"
+
+
+_CODES: dict[str, type[Section]] = {
+    "gpaw": GpawConfig,
+    "espresso": EspressoConfig,
+    "pyscf": PyscfConfig,
+    "tblite": TbliteConfig,
+    "ase": AseConfig,
+}
+
+
+def _is_union_tag(part: Any) -> bool:
+    return isinstance(part, str) and (
+        part in _CODES or part.startswith(("function-before", "list[", "float", "constrained"))
+    )
+
+
+def _valid_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys of the section at a pydantic error location."""
+    section: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if part in _CODES:
+            section = _CODES[part]
+            continue
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        if field is None:
+            continue
+        section = _section_type(field.annotation) or section
+    return list(section.model_fields)
+
+
+def _section_type(annotation: Any) -> type[Section] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
+    def existing(path: Path, key: str, kind: str = "file") -> Path:
+        absolute = path if path.is_absolute() else folder / path
+        if not (absolute.is_dir() if kind == "folder" else absolute.is_file()):
+            raise ConfigError(
+                f"{source}: {key}: no such {kind}: {absolute}; correct the path (relative to {folder})"
+            )
+        return absolute
+
+    trajectories = [
+        t.model_copy(update={"structure": existing(t.structure, f"trajectories.{i}.structure")})
+        for i, t in enumerate(config.trajectories)
+    ]
+    dataset = config.dataset
+    for key in ("initial", "held_out"):
+        value = getattr(dataset, key)
+        if value is not None:
+            dataset = dataset.model_copy(update={key: existing(value, f"dataset.{key}")})
+    labelling = config.labelling
+    if isinstance(labelling.code, EspressoConfig):
+        pseudo_dir = existing(labelling.code.pseudo_dir, "labelling.code.pseudo_dir", "folder")
+        labelling = labelling.model_copy(
+            update={"code": labelling.code.model_copy(update={"pseudo_dir": pseudo_dir})}
+        )
+    model = config.model
+    if model.path is not None and (folder / model.path).exists():
+        model = model.model_copy(update={"path": str((folder / model.path).resolve())})
+    output = config.output
+    if output is not None and not output.is_absolute():
+        output = folder / output
+    return config.model_copy(
+        update={
+            "trajectories": trajectories,
+            "dataset": dataset,
+            "labelling": labelling,
+            "model": model,
+            "output": output,
+        }
+    )
+
+
+def dump_config(config: Config) -> str:
+    """The fully expanded configuration as YAML; `load_config` reads it back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of the YAML file, for editors."""
+    schema = Config.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "IDEAL run"
+    return schema

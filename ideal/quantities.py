@@ -1,0 +1,90 @@
+"""Physical quantities in the configuration: a number in IDEAL's own unit, or text with a unit.
+
+``timestep: 2`` means 2 fs; ``timestep: 0.002 ps`` means the same; ``timestep: 2 angstrom`` is refused. pint does the
+conversion and is imported only when a text has to be read.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+OWN_UNITS = {
+    "time": ("fs", "fs, ps, ns"),
+    "length": ("angstrom", "angstrom, nm, bohr"),
+    "energy": ("eV", "eV, meV, hartree, rydberg, kJ/mol, kcal/mol"),
+    "force": ("eV/angstrom", "eV/angstrom, meV/angstrom, hartree/bohr"),
+    "pressure": ("eV/angstrom**3", "eV/angstrom**3, GPa, kbar, bar, atm"),
+    "temperature": ("K", "K"),
+    "inverse_time": ("1/fs", "1/fs, 1/ps"),
+    "duration": ("s", "s, min, h"),
+}
+
+
+@functools.cache
+def _unit_registry() -> Any:
+    import pint
+
+    return pint.UnitRegistry(cache_folder=None)
+
+
+def parse_quantity(value: Any, kind: str) -> float:
+    """Return ``value`` in the project's unit of ``kind``.
+
+    Args:
+        value: a number (taken to be in that unit already) or text such as ``"2 fs"``.
+        kind: key of `OWN_UNITS`.
+
+    Raises:
+        ValueError: the text has no such unit, another dimension, or is not finite.
+
+    Example:
+        >>> parse_quantity("0.002 ps", "time")
+        2.0
+    """
+    own_unit, accepted = OWN_UNITS[kind]
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(
+            f"{value!r} is not a {kind}: write a number in {own_unit}, or text with one of {accepted}"
+        )
+    if isinstance(value, str):
+        number = _convert(value, own_unit, kind, accepted)
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite: write a {kind} in {own_unit}")
+    return number
+
+
+def _convert(text: str, own_unit: str, kind: str, accepted: str) -> float:
+    registry = _unit_registry()
+    try:
+        quantity = registry.Quantity(text)
+        if quantity.dimensionless and quantity.units == registry.dimensionless:
+            return float(quantity.magnitude)
+        per_mole = registry.Quantity(1, "1/mol")
+        if quantity.dimensionality == (registry.Quantity(1, own_unit) * per_mole).dimensionality:
+            quantity = quantity / registry.avogadro_constant
+        return round(float(quantity.to(own_unit).magnitude), 14)
+    except Exception as error:
+        raise ValueError(
+            f"{text!r} is not a {kind}: write a number in {own_unit}, or text with one of {accepted} "
+            f"({type(error).__name__})"
+        ) from None
+
+
+def _validator(kind: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse_quantity(value, kind))
+
+
+Time = Annotated[float, _validator("time")]
+Length = Annotated[float, _validator("length")]
+Energy = Annotated[float, _validator("energy")]
+Force = Annotated[float, _validator("force")]
+Pressure = Annotated[float, _validator("pressure")]
+Temperature = Annotated[float, _validator("temperature")]
+InverseTime = Annotated[float, _validator("inverse_time")]
+Duration = Annotated[float, _validator("duration")]
