@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -507,17 +507,27 @@ def load_config(path: str | Path) -> Config:
         0
     """
     path = Path(path)
+    return parse_config(read_yaml(path), folder=path.parent, source=str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain content of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, cannot be read or is not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make one with `ideal-run init STRUCTURE`") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; name a YAML file") from None
     try:
-        data = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_config(data, folder=path.parent, source=str(path))
 
 
 def parse_config(data: Any, folder: Path, source: str = "configuration") -> Config:
@@ -535,16 +545,44 @@ def parse_config(data: Any, folder: Path, source: str = "configuration") -> Conf
     return _resolve_paths(config, folder.resolve(), source)
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def parse_section(section: type[SectionType], data: Any, name: str, source: str) -> SectionType:
+    """Validate one part of a configuration alone, as `ideal-run label` and `ideal-run train` need it.
+
+    Args:
+        section: its model.
+        data: nested dictionaries.
+        name: its key in a full configuration, such as ``"labelling"``; errors name keys below it.
+        source: where the data come from, for errors.
+
+    Raises:
+        ConfigError: as `parse_config`.
+
+    Example:
+        >>> parse_section(OnlineConfig, {"epochs": 3}, "training.online", "example").epochs
+        3
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        lines = _explain(error, section, f"{name}.")
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _explain(error: ValidationError, root: type[Section] | None = None, prefix: str = "") -> Iterator[str]:
     """One line per mistake: key, value, remedy."""
     for item in error.errors(include_url=False):
         names = [part for part in item["loc"] if not _is_union_tag(part)]
-        key = ".".join(str(part) for part in names)
+        key = prefix + ".".join(str(part) for part in names)
         if item["type"] == "extra_forbidden":
-            valid = _valid_keys(item["loc"][:-1])
+            valid = _valid_keys(item["loc"][:-1], root or Config)
             yield f"unknown key {key!r} (value {item['input']!r}); {did_you_mean(str(names[-1]), valid)}"
         elif item["type"] == "missing":
             yield f"missing key {key!r}; add it (`ideal-run init` writes a commented example)"
+        elif item["type"] == "union_tag_invalid":
+            yield f"{key}.type: unknown value {item['ctx']['tag']!r}; {did_you_mean(item['ctx']['tag'], _CODES)}"
         elif item["type"] == "value_error":
             yield f"{key + ': ' if key else ''}{item['ctx']['error']}"
         else:
@@ -566,9 +604,9 @@ def _is_union_tag(part: Any) -> bool:
     )
 
 
-def _valid_keys(location: tuple[Any, ...]) -> list[str]:
+def _valid_keys(location: tuple[Any, ...], root: type[Section]) -> list[str]:
     """The keys of the section at a pydantic error location."""
-    section: Any = Config
+    section: Any = root
     for part in location:
         if isinstance(part, int):
             continue
