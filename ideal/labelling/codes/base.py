@@ -1,0 +1,95 @@
+"""What a reference code is: settings that decide the result, a quick check, and one calculation.
+
+A new code is one file with one class of this protocol, one configuration section in `ideal.config`, and one line in
+`ideal.labelling.codes.make_code`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ase import Atoms
+
+from ideal.config import Section
+from ideal.errors import MissingPackageError
+from ideal.records import FloatArray
+
+
+@dataclass(frozen=True)
+class CodeResult:
+    """The numbers of one calculation.
+
+    Attributes:
+        energy: eV, the energy that the forces are the derivative of.
+        forces: (n_atoms, 3), eV/Å.
+        stress: (6,), eV/Å³, ASE's sign and Voigt order; None where there is no stress (open boundaries, or a code without).
+        energy_kind: "free_energy" or "total_energy".
+    """
+
+    energy: float
+    forces: FloatArray
+    stress: FloatArray | None
+    energy_kind: str = "free_energy"
+
+
+class ReferenceCode(Protocol):
+    """A program that labels structures.
+
+    Attributes:
+        name: short name of the code.
+        config: the configuration that it was made from; a worker process makes the code anew from it.
+        settings: JSON-able; everything that decides the result, the code's version included. It enters the label's key.
+        energy_kind: "free_energy" or "total_energy", what `compute` returns unless its result says otherwise.
+    """
+
+    name: str
+    config: Section
+    settings: dict[str, Any]
+    energy_kind: str
+
+    def check(self, elements: Sequence[str]) -> list[str]:
+        """Prove in seconds that the code answers for ``elements``.
+
+        Returns:
+            Lines that tell what was found.
+
+        Raises:
+            LabelError: an element, file or setting is missing.
+            MissingPackageError: the code is not installed.
+        """
+        ...
+
+    def compute(self, atoms: Atoms, folder: Path) -> CodeResult:
+        """Calculate energy, forces and stress; every file that is written goes to ``folder``.
+
+        Raises:
+            LabelError: the calculation did not converge or could not be run.
+        """
+        ...
+
+
+def installed_version(distribution: str, purpose: str, install: str | None = None) -> str:
+    """Version of an installed package, without importing it.
+
+    Raises:
+        MissingPackageError: it is not installed; ``install`` is the command to show.
+
+    Example:
+        >>> installed_version("numpy", "labelling")  # doctest: +ELLIPSIS
+        '...'
+    """
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingPackageError(distribution, purpose, install) from None
+
+
+def first_line(error: BaseException) -> str:
+    """An exception as one line: its class and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
