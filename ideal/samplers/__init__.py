@@ -1,0 +1,47 @@
+"""Samplers: what moves a trajectory from frame to frame."""
+
+from __future__ import annotations
+
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+
+from ideal.config import MolecularDynamicsConfig
+from ideal.samplers.base import Sampler
+from ideal.samplers.molecular_dynamics import MolecularDynamics
+
+__all__ = ["MolecularDynamics", "Sampler", "make_sampler"]
+
+
+def make_sampler(
+    config: MolecularDynamicsConfig,
+    atoms: Atoms,
+    calculator: BaseCalculator,
+    seed: int,
+    max_temperature: float = 10000.0,
+    max_force: float = 50.0,
+    name: str = "md",
+) -> Sampler:
+    """The sampler that ``config.type`` names, at step 0.
+
+    Args:
+        config: how the trajectory moves.
+        atoms: the starting structure; copied.
+        calculator: ASE calculator that gives forces (and stress where the pressure is controlled).
+        seed: decides initial velocities and thermostat noise.
+        max_temperature: largest instantaneous temperature, K.
+        max_force: largest force on a free atom, eV/Å.
+        name: of the trajectory, for messages.
+
+    Raises:
+        ConfigError: ``config`` does not fit the structure (such as an atom index out of range).
+        SamplerError: the structure cannot be moved in this ensemble.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> sampler = make_sampler(MolecularDynamicsConfig(steps=10), bulk("Cu", cubic=True), EMT(), seed=0)
+        >>> sampler.advance(5)
+        >>> sampler.step, sampler.finished
+        (5, False)
+    """
+    return MolecularDynamics(atoms, calculator, config, seed, max_temperature, max_force, name=name)

@@ -1,0 +1,63 @@
+"""What the engine asks of a sampler.
+
+A sampler owns one configuration and moves it step by step. Its whole state can be read and set again, in
+another process too, and the continued trajectory is bitwise the uninterrupted one. To add a sampler, write a
+class with these members, a ``type`` in ``ideal.config`` and a line in `ideal.samplers.make_sampler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+
+
+class Sampler(Protocol):
+    """Moves one configuration.
+
+    Attributes:
+        atoms: the present configuration with momenta, constraints and calculator; read it, do not change it.
+    """
+
+    atoms: Atoms
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+
+    @property
+    def time_fs(self) -> float:
+        """Simulated time in fs."""
+
+    @property
+    def temperature(self) -> float:
+        """Instantaneous temperature in K, net translation (where it is conserved) left out."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step that was asked for is taken."""
+
+    def advance(self, n: int) -> None:
+        """Take up to ``n`` steps, fewer when the sampler finishes before.
+
+        ``advance(a)`` followed by ``advance(b)`` equals ``advance(a + b)`` bitwise.
+
+        Raises:
+            SamplerError: temperature or force left the allowed range; ``atoms`` is back at the last good
+                step.
+        """
+
+    def set_calculator(self, calculator: BaseCalculator) -> None:
+        """Go on with another calculator (an updated model) from the same positions and momenta."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides the future: numpy arrays, numbers and strings, never pickled objects."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            SamplerError: the state belongs to another structure or ensemble.
+        """
