@@ -1,0 +1,258 @@
+"""What happens in a run, one frozen record per event.
+
+Every event is written as one JSON line of ``events.jsonl`` (``{"time": unix seconds, "event": name, ...}``) and
+given to the listener of the engine, which the command line uses for its live view. `TrainingEpoch` goes to
+``training.jsonl`` instead, because it comes often.
+
+Units: fs, K, eV, Å; errors are eV/atom (energy), eV/Å (force), GPa (stress).
+"""
+
+from __future__ import annotations
+
+import json
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of the events.
+
+    Attributes:
+        time: unix seconds.
+
+    Example:
+        >>> TrajectoryFinished("md", 100, time=0.0).to_json()
+        '{"time": 0.0, "event": "trajectory_finished", "trajectory": "md", "step": 100}'
+    """
+
+    name: ClassVar[str] = "event"
+
+    time: float = field(default_factory=clock.time, kw_only=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as plain JSON types: time, name, then the fields in their order."""
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "time"}
+        return {"time": self.time, "event": self.name, **values}
+
+    def to_json(self) -> str:
+        """One line of JSON without the line end."""
+        return json.dumps(self.as_dict(), ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with NumPy scalars, arrays, tuples and enums turned into JSON's own types."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A new run begins. ``trajectories`` maps each name to its number of MD steps."""
+
+    name: ClassVar[str] = "run_started"
+
+    directory: str
+    seed: int
+    mode: str
+    code: str
+    trajectories: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A run goes on from a checkpoint (0: from the beginning). ``steps`` maps trajectories to MD steps."""
+
+    name: ClassVar[str] = "resumed"
+
+    checkpoint: int
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, evaluation."""
+
+    name: ClassVar[str] = "stage_started"
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageFinished(Event):
+    """The part that `StageStarted` named is over."""
+
+    name: ClassVar[str] = "stage_finished"
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pretrained(Event):
+    """The model has learned the initial data; ``before`` and ``after`` are its errors on them."""
+
+    name: ClassVar[str] = "pretrained"
+
+    labels: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingEpoch(Event):
+    """One pass of the trainer. ``phase`` is "pretrain" or "update"."""
+
+    name: ClassVar[str] = "training_epoch"
+
+    phase: str
+    epoch: int
+    epochs: int
+    loss: float
+    energy_mae: float
+    force_mae: float
+    stress_mae: float | None
+    trajectory: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Check(Event):
+    """Every atom of a frame was scored. Energies in eV, volume in Å³ (null without a cell)."""
+
+    name: ClassVar[str] = "check"
+
+    trajectory: str
+    step: int
+    time_fs: float
+    temperature: float
+    potential_energy: float
+    kinetic_energy: float
+    max_u: float
+    threshold: float
+    n_uncertain: int
+    volume: float | None
+
+
+@dataclass(frozen=True)
+class Embedded(Event):
+    """A selected atom was embedded into a small cell; ``key`` is empty when the cell was refused."""
+
+    name: ClassVar[str] = "embedded"
+
+    trajectory: str
+    step: int
+    atom: int
+    accepted: bool
+    reason: str
+    n_atoms: int
+    max_u: float
+    seconds: float
+    key: str
+
+
+@dataclass(frozen=True)
+class LabelSubmitted(Event):
+    """A structure was sent to the reference code; ``trajectory`` is empty for the initial data."""
+
+    name: ClassVar[str] = "label_submitted"
+
+    key: str
+    trajectory: str
+    step: int
+    atom: int
+    n_atoms: int
+
+
+@dataclass(frozen=True)
+class LabelFinished(Event):
+    """A label arrived; ``seconds`` is the wall time of its calculation."""
+
+    name: ClassVar[str] = "label_finished"
+
+    key: str
+    trajectory: str
+    seconds: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class LabelFailed(Event):
+    """A reference calculation gave no trustworthy result; the run goes on without it."""
+
+    name: ClassVar[str] = "label_failed"
+
+    key: str
+    trajectory: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Updated(Event):
+    """The model and the distribution have learned; errors are those on the new labels."""
+
+    name: ClassVar[str] = "updated"
+
+    trajectory: str
+    step: int
+    labels: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True)
+class CheckpointWritten(Event):
+    """The complete state is on disk. ``step`` is the sum over trajectories, ``steps`` each one's."""
+
+    name: ClassVar[str] = "checkpoint"
+
+    number: int
+    step: int
+    steps: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TrajectoryFinished(Event):
+    """A trajectory reached its last step."""
+
+    name: ClassVar[str] = "trajectory_finished"
+
+    trajectory: str
+    step: int
+
+
+@dataclass(frozen=True)
+class TrajectoryFailed(Event):
+    """A trajectory left the physical range and stopped; the others go on."""
+
+    name: ClassVar[str] = "trajectory_failed"
+
+    trajectory: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The run is over; ``summary`` holds the fields of `ideal.engine.summary.RunSummary`."""
+
+    name: ClassVar[str] = "run_finished"
+
+    summary: Mapping[str, Any]
