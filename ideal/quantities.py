@@ -77,7 +77,7 @@ def _convert(text: str, own_unit: str, kind: str, accepted: str) -> float:
 
 
 def _validator(kind: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: parse_quantity(value, kind))
+    return BeforeValidator(lambda value: parse_quantity(value, kind), json_schema_input_type=float | str)
 
 
 Time = Annotated[float, _validator("time")]
