@@ -47,9 +47,13 @@ class ReferenceCode(Protocol):
     """
 
     name: str
-    config: Section
     settings: dict[str, Any]
     energy_kind: str
+
+    @property
+    def config(self) -> Section:
+        """The configuration section."""
+        ...
 
     def check(self, elements: Sequence[str]) -> list[str]:
         """Prove in seconds that the code answers for ``elements``.

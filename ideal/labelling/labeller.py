@@ -1,0 +1,318 @@
+"""The labeller: structures in, labels or failures out, each committed to the store before anyone sees it.
+
+    submit -> gate -> worker (own folder, time limit) -> gate -> store -> poll
+
+One failure never ends a run: a calculation that does not converge, runs out of time, crashes or returns absurd numbers comes
+back as a `FailedLabel` with its cause and the tail of its log, and its folder is kept. The folder of a success is removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from ideal.config import LabelGateConfig
+from ideal.errors import LabelError
+from ideal.labelling.codes.base import CodeResult, ReferenceCode
+from ideal.labelling.executors.local import LocalExecutor
+from ideal.labelling.gate import refuse_result, refuse_structure
+from ideal.labelling.store import LabelStore
+from ideal.labelling.task import NO_SPACE, RESULT, check_code, log_tail, perform, read_result, write_request
+from ideal.records import FailedLabel, Label, structure_key
+
+CHECK_SECONDS = 120.0
+"""Time limit of `check_workers`."""
+WAIT_SECONDS = 0.5
+"""Longest sleep of `Labeller.wait` before it looks again, so that signals are noticed."""
+
+
+class LabelCounts(NamedTuple):
+    """How many labels of this labeller are waiting, being calculated, finished and failed."""
+
+    queued: int
+    running: int
+    done: int
+    failed: int
+
+
+class Labeller:
+    """Hand structures to workers and collect their labels.
+
+    Args:
+        code: the reference code.
+        store: where every finished label is committed.
+        folder: where the calculations work.
+        workers: calculations that run at once.
+        timeout: time limit of one calculation in s.
+        gate: what a structure and a result must satisfy.
+        executor: where `ideal.labelling.task.perform` runs; None: ``workers`` processes on this machine. An executor that is
+            given (`mpi4py.futures`, Parsl ...) shares the file system, keeps its own time limits, and is closed by its owner.
+
+    Example:
+        >>> with LabelStore("labels.sqlite") as store, Labeller(code, store, Path("labels")) as labeller:  # doctest: +SKIP
+        ...     key = labeller.submit(atoms, {"trajectory": "melt", "step": 40})
+        ...     for label in labeller.wait():
+        ...         print(label)
+    """
+
+    def __init__(
+        self,
+        code: ReferenceCode,
+        store: LabelStore,
+        folder: str | Path,
+        workers: int = 2,
+        timeout: float = 3600.0,
+        gate: LabelGateConfig | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        self._code = code
+        self._code_name = f"{code.name} {code.settings['version']}"
+        self._store = store
+        self._folder = Path(folder).resolve()
+        self._gate = gate or LabelGateConfig()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LabelError(f"cannot make the folder {self._folder} of the calculations: {error}") from error
+        self._local = LocalExecutor(workers, self._folder, timeout) if executor is None else None
+        self._executor: Executor = self._local or executor  # type: ignore[assignment]
+        self._lock = threading.Condition(threading.RLock())
+        self._futures: dict[str, Future[Any]] = {}
+        self._finished: deque[Label | FailedLabel] = deque()
+        self._error: LabelError | None = None
+        self._done = 0
+        self._failed = 0
+        self._closed = False
+
+    def submit(self, atoms: Atoms, info: Mapping[str, Any] | None = None, retry: bool = False) -> str:
+        """Ask for the label of a structure.
+
+        A structure that is being calculated already is not calculated twice, and comes back once. One that the store
+        knows, as a label or as a failure, is ready at the next `poll`.
+
+        Args:
+            atoms: the structure; its calculator and constraints play no part.
+            info: origin of the structure, JSON-able.
+            retry: calculate again what failed before.
+
+        Returns:
+            The key of the label.
+
+        Raises:
+            LabelError: the request cannot be written (disk full, folder gone).
+        """
+        atoms = _bare(atoms)
+        with np.errstate(invalid="ignore"):
+            key = structure_key(atoms, self._code.settings)
+        with self._lock:
+            if self._closed:
+                raise LabelError("the labeller is closed: make a new one")
+            if key in self._futures:
+                return key
+            known = self._store.get(key)
+            if isinstance(known, Label) or (isinstance(known, FailedLabel) and not retry):
+                self._deliver(known)
+                return key
+            origin = dict(info or {})
+            self._store.request(key, atoms, origin)
+            if reason := refuse_structure(atoms, self._gate):
+                self._commit(FailedLabel(key, atoms, f"not calculated: {reason}", info=origin))
+                return key
+            self._start(key, atoms, origin)
+        return key
+
+    def poll(self) -> list[Label | FailedLabel]:
+        """What finished since the last call, in the order of finishing; all of it is in the store already.
+
+        Raises:
+            LabelError: a finished label could not be committed (disk full); it is asked again when the run resumes.
+        """
+        with self._lock:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            finished = list(self._finished)
+            self._finished.clear()
+        return finished
+
+    def wait(self, timeout: float | None = None) -> list[Label | FailedLabel]:
+        """Like `poll`, but wait until at least one label finishes.
+
+        Args:
+            timeout: longest wait in s; None: none.
+
+        Returns:
+            What finished; empty when nothing is under way or the time is over.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while self._futures and not self._finished and self._error is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._lock.wait(min(left, WAIT_SECONDS))
+            return self.poll()
+
+    def counts(self) -> LabelCounts:
+        """How many labels wait, run, are done and failed (since this labeller was made)."""
+        with self._lock:
+            running = sum(future.running() for future in self._futures.values())
+            return LabelCounts(len(self._futures) - running, running, self._done, self._failed)
+
+    def close(self) -> None:
+        """End the workers; what was not finished stays pending in the store, to be asked again."""
+        with self._lock:
+            self._closed = True
+        if self._local:
+            self._local.terminate()
+        else:
+            for future in list(self._futures.values()):
+                future.cancel()
+        with self._lock:
+            self._futures.clear()
+            self._lock.notify_all()
+
+    def __enter__(self) -> Labeller:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _start(self, key: str, atoms: Atoms, info: dict[str, Any]) -> None:
+        for old in self._folders(key):
+            # A calculation that finished, but could not be committed before its run ended, is not repeated.
+            if (old / RESULT).is_file() and isinstance(_read(old, key)[0], CodeResult):
+                self._judge(key, atoms, info, old, None)
+                return
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"{key[:16]}-", dir=self._folder))
+            write_request(folder, key, self._code, atoms)
+        except OSError as error:
+            raise LabelError(
+                f"cannot write the calculation's folder in {self._folder}: {error}; free space or restore the folder, then "
+                "`ideal-run resume`"
+            ) from error
+        future = self._executor.submit(perform, str(folder))
+        self._futures[key] = future
+        future.add_done_callback(lambda future: self._collect(key, atoms, info, folder, future))
+
+    def _collect(self, key: str, atoms: Atoms, info: dict[str, Any], folder: Path, future: Future[Any]) -> None:
+        """Take one finished calculation (in the thread of the executor)."""
+        with self._lock:
+            if self._closed:
+                return
+        error: BaseException | None
+        if future.cancelled():
+            error = LabelError("canceled by the executor")
+        else:
+            error = future.exception()
+        self._judge(key, atoms, info, folder, error)
+
+    def _judge(self, key: str, atoms: Atoms, info: dict[str, Any], folder: Path, error: BaseException | None) -> None:
+        """Make a label or a failure of what a calculation left, and commit it."""
+        if error is not None and getattr(error, "errno", None) in NO_SPACE:
+            self._stop(key, LabelError(f"no space left for {folder}: {error}; free space, then `ideal-run resume`"))
+            return
+        if error is not None:
+            result, seconds = str(error), float(getattr(error, "seconds", 0.0))
+        else:
+            result, seconds = _read(folder, key)
+        if isinstance(result, CodeResult):
+            reason = refuse_result(atoms, result.energy, result.forces, result.stress, self._gate)
+            if reason is not None:
+                result = f"refused: {reason}"
+        label: Label | FailedLabel
+        if isinstance(result, CodeResult):
+            label = Label(
+                key=key,
+                atoms=atoms,
+                energy=result.energy,
+                forces=result.forces,
+                stress=result.stress,
+                code=self._code_name,
+                energy_kind=result.energy_kind,
+                seconds=seconds,
+                info=info,
+            )
+        else:
+            label = FailedLabel(key, atoms, result, log_tail(folder), seconds, info)
+        self._commit(label)
+
+    def _commit(self, label: Label | FailedLabel) -> None:
+        with self._lock:
+            try:
+                self._store.put(label)
+            except LabelError as error:
+                self._stop(label.key, error)
+                return
+            self._deliver(label)
+            if isinstance(label, Label):
+                for folder in self._folders(label.key):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _deliver(self, label: Label | FailedLabel) -> None:
+        self._futures.pop(label.key, None)
+        if isinstance(label, Label):
+            self._done += 1
+        else:
+            self._failed += 1
+        self._finished.append(label)
+        self._lock.notify_all()
+
+    def _stop(self, key: str, error: LabelError) -> None:
+        """Hand an error of the store or the disk to the next `poll`; ``key`` stays pending."""
+        with self._lock:
+            self._futures.pop(key, None)
+            self._error = self._error or error
+            self._lock.notify_all()
+
+    def _folders(self, key: str) -> list[Path]:
+        return sorted(self._folder.glob(f"{key[:16]}-*"))
+
+
+def check_workers(code: ReferenceCode, elements: Sequence[str], folder: str | Path) -> list[str]:
+    """Start one worker and let it check the code there, as a calculation would find it.
+
+    Args:
+        code: the reference code.
+        elements: chemical symbols.
+        folder: where the worker keeps its log.
+
+    Returns:
+        The lines of `ReferenceCode.check`.
+
+    Raises:
+        LabelError: the worker does not start, or the code does not answer in it.
+    """
+    with LocalExecutor(1, Path(folder), CHECK_SECONDS) as executor:
+        answer = executor.submit(check_code, code.config.model_dump(mode="json"), list(elements)).result()
+    if "error" in answer:
+        raise LabelError(f"in a worker process: {answer['error']}")
+    lines: list[str] = answer["lines"]
+    return lines
+
+
+def _read(folder: Path, key: str) -> tuple[CodeResult | str, float]:
+    try:
+        return read_result(folder, key)
+    except LabelError as error:
+        return str(error), 0.0
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    copy = atoms.copy()
+    copy.set_constraint()
+    copy.info = {}
+    return copy

@@ -1,0 +1,173 @@
+"""One calculation as files: ``request.json`` in, ``result.json`` out, everything the code prints in ``log.txt``.
+
+`perform` is what an executor runs. It takes the path of the folder and nothing else, so that any executor that shares the file
+system (local processes, MPI, a batch system) can carry it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from ideal.errors import IdealError, LabelError
+from ideal.labelling.codec import atoms_from_json, atoms_to_json
+from ideal.labelling.codes import CodeResult, ReferenceCode, make_code
+from ideal.labelling.codes.base import first_line
+
+REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
+LOG_TAIL_LINES = 30
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a full disk: they stop the run, which can be resumed, instead of failing a label."""
+
+
+def write_request(folder: Path, key: str, code: ReferenceCode, atoms: Atoms) -> None:
+    """Write what `perform` needs: the key, the code's configuration and the structure, bit for bit."""
+    request = {"key": key, "code": code.config.model_dump(mode="json"), "atoms": atoms_to_json(atoms)}
+    _write_json(folder / REQUEST, request)
+
+
+def perform(folder: str) -> None:
+    """Calculate the request in ``folder`` and write its result; every failure of the code becomes part of the result.
+
+    Raises:
+        OSError: the disk is full, or the folder is gone.
+    """
+    path = Path(folder)
+    request = json.loads((path / REQUEST).read_text())
+    result: dict[str, Any] = {"key": request["key"]}
+    start = time.perf_counter()
+    with _output_to(path / LOG):
+        try:
+            code = _code(json.dumps(request["code"]))
+            numbers = code.compute(atoms_from_json(request["atoms"]), path)
+            result.update(
+                energy=float(numbers.energy),
+                forces=np.asarray(numbers.forces, dtype=np.float64).tolist(),
+                stress=None if numbers.stress is None else np.asarray(numbers.stress, np.float64).tolist(),
+                energy_kind=numbers.energy_kind,
+            )
+        except IdealError as error:
+            traceback.print_exc()
+            result["error"] = str(error)
+        except MemoryError:
+            traceback.print_exc()
+            result["error"] = "out of memory; use fewer labelling.workers or smaller cells"
+        except (Exception, SystemExit) as error:
+            # A code may raise anything; whatever it is, it is the cause of this one failed label.
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise
+            traceback.print_exc()
+            result["error"] = f"{request['code']['type']} raised {first_line(error)}"
+    result["seconds"] = time.perf_counter() - start
+    gc.collect()  # wave functions often hide in reference cycles
+    _write_json(path / RESULT, result)
+
+
+def read_result(folder: Path, key: str) -> tuple[CodeResult | str, float]:
+    """The result in a folder, or the cause of the failure; and the wall time in s.
+
+    Raises:
+        LabelError: there is no result of this key.
+    """
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError) as error:
+        raise LabelError(f"the worker left no readable {folder / RESULT} ({first_line(error)})") from error
+    if result.get("key") != key:
+        raise LabelError(f"{folder / RESULT} belongs to another structure")
+    if "error" in result:
+        return str(result["error"]), float(result["seconds"])
+    stress = result["stress"]
+    numbers = CodeResult(
+        energy=result["energy"],
+        forces=np.array(result["forces"], dtype=np.float64),
+        stress=None if stress is None else np.array(stress, dtype=np.float64),
+        energy_kind=result["energy_kind"],
+    )
+    return numbers, float(result["seconds"])
+
+
+def log_tail(folder: Path, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of every text file that the calculation left, the newest last."""
+    names = {".txt", ".log", ".out", ".pwo", ".err"}
+    parts = []
+    with contextlib.suppress(OSError):
+        files = [path for path in folder.iterdir() if path.suffix in names and path.stat().st_size]
+        for path in sorted(files, key=lambda path: path.stat().st_mtime):
+            parts.append(f"--- {path.name}\n{tail(path, lines)}")
+    return "\n".join(parts)
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a text file; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 400 * lines))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def check_code(config: dict[str, Any], elements: list[str]) -> dict[str, Any]:
+    """Run a code's check in a worker: {"lines": [...]} or {"error": message}."""
+    try:
+        with _output_to(Path(os.devnull)):
+            return {"lines": _code(json.dumps(config)).check(elements)}
+    except IdealError as error:
+        return {"error": str(error)}
+
+
+@functools.lru_cache(maxsize=4)
+def _code(config: str) -> ReferenceCode:
+    from pydantic import TypeAdapter
+
+    from ideal.config import CodeConfig
+
+    return make_code(TypeAdapter(CodeConfig).validate_python(json.loads(config)))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Send what Python, C, Fortran and child processes print to a file."""
+    _flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        _flush()
+        for descriptor, original in zip(saved, (1, 2), strict=True):
+            os.dup2(descriptor, original)
+            os.close(descriptor)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
