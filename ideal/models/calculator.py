@@ -1,0 +1,96 @@
+"""The ASE calculator: energy, forces and stress of a potential, and the uncertainty of every atom.
+
+Example:
+    >>> from ideal import IdealCalculator
+    >>> atoms.calc = IdealCalculator(model="run/model", uncertainty="run/uncertainty.safetensors")
+    >>> atoms.get_potential_energy(), atoms.calc.results["max_uncertainty"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from ideal.errors import TrainingError
+from ideal.models.base import Potential
+
+if TYPE_CHECKING:
+    from ideal.uncertainty.base import AtomwiseUncertainty
+
+
+class IdealCalculator(Calculator):
+    """A potential as an ASE calculator.
+
+    ``results`` holds energy, free_energy, energies, forces, stress (only with a cell and a periodic axis) and,
+    when an uncertainty was given, uncertainty (n_atoms,) and max_uncertainty. A potential that learns in place is
+    noticed: the next request computes anew.
+
+    Args:
+        model: a `Potential`, or what `M3GNetPotential.load` takes: a model folder or a matgl name.
+        uncertainty: anything with ``atomic(atoms) -> (n_atoms,)``, or the path of a saved `SoapMahalanobis`.
+
+    Raises:
+        TrainingError: the model cannot be loaded; on evaluation: unknown element, coincident atoms, NaN positions.
+        UncertaintyError: the uncertainty cannot be loaded.
+    """
+
+    implemented_properties: list[str] = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        uncertainty: str | Path | AtomwiseUncertainty | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(model, str | Path):
+            from ideal.models.m3gnet import M3GNetPotential
+
+            model = M3GNetPotential.load(model)
+        if isinstance(uncertainty, str | Path):
+            from ideal.uncertainty.mahalanobis import SoapMahalanobis
+
+            uncertainty = SoapMahalanobis.load(uncertainty)
+        self.potential: Potential = model
+        self.uncertainty: AtomwiseUncertainty | None = uncertainty
+        self._revision = model.revision
+        if uncertainty is not None:
+            self.implemented_properties = [*self.implemented_properties, "uncertainty", "max_uncertainty"]
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure last evaluated: everything, when the potential has changed since."""
+        if self._revision != self.potential.revision:
+            return list(all_changes)
+        return super().check_state(atoms, tol=tol)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate ``atoms`` (ASE calls this)."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        self._revision = self.potential.revision
+        structure: Atoms | None = self.atoms
+        if structure is None:
+            raise TrainingError("the calculator has no structure; set `atoms.calc` or pass `atoms`")
+        evaluation = self.potential.evaluate(structure)
+        results = {
+            "energy": evaluation.energy,
+            "free_energy": evaluation.energy,
+            "energies": evaluation.energies,
+            "forces": evaluation.forces,
+        }
+        if evaluation.stress is not None:
+            results["stress"] = evaluation.stress
+        if self.uncertainty is not None:
+            u = np.asarray(self.uncertainty.atomic(structure))
+            results["uncertainty"] = u
+            results["max_uncertainty"] = float(u.max())
+        self.results = results
