@@ -1,0 +1,301 @@
+"""The surroundings of the center, and how far a crop may reach along each axis of the frame.
+
+Crops are hexahedra with the axis directions of the frame (of its Minkowski-reduced lattice where the cell is
+badly skewed). Along axis c everything is measured by the *height* t_c: the distance of an atom from the plane
+through the center that is parallel to the two other axes. The core sphere fits between two faces at t_c = lo
+and hi exactly when lo <= -r_core and hi >= r_core, whatever the angles are, and moving an atom by (hi - lo)
+``directions[c]`` carries one face onto the other.
+
+Each axis takes one of three forms:
+
+    cut      two faces in the material; the crop repeats with the period hi - lo
+    whole    the frame's own lattice vector: the axis is short, or its vacuum lies within reach of the core
+    surface  one face in the material, the other side runs through the surface into the vacuum; only where keeping the
+             axis whole would hold too many atoms
+
+An axis has vacuum when the frame is not periodic along it or leaves a gap wider than the descriptor reaches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import minkowski_reduce
+
+from ideal.embedding.distances import heights
+from ideal.errors import EmbeddingError
+from ideal.records import BoolArray, FloatArray, IntArray
+
+SEAM_DEPTH = 2.5
+"""Depth (Å) of the layers on both sides of a face that a seam compares; also the largest mismatch counted."""
+
+SURFACE_GAP = 3.5
+"""Empty stretch (Å) along a column of atoms that counts as leaving the material."""
+
+SKEW_GAIN = 1.02
+"""The reduced lattice replaces the frame's own when this makes a box of given heights smaller by this factor."""
+
+AxisKind = Literal["cut", "whole", "surface"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How a crop runs along one axis.
+
+    Attributes:
+        kind: "cut", "whole" or "surface" (see the module).
+        lo: height (Å) at which a whole axis starts, or the open face of a surface axis; unused when cut.
+        hi: height at which a whole axis ends, or the open face of a surface axis.
+        open_low: a surface axis that is open at its low side.
+        periodic: whether the crop is periodic along this axis.
+    """
+
+    kind: AxisKind
+    lo: float = 0.0
+    hi: float = 0.0
+    open_low: bool = False
+    periodic: bool = True
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The atoms near the center, periodic images included.
+
+    Attributes:
+        axes: three axes.
+        directions: (3, 3) rows: the vector along each axis that raises the height by 1 Å.
+        vectors: (n, 3) from the center, Å.
+        heights: (n, 3) heights along the axes, Å.
+        numbers: (n,) atomic numbers.
+        parents: (n,) index in the frame.
+        core: (n,) within r_core of the center.
+        center: index of the center among them.
+        r_core: Å.
+        margin: largest distance (Å) of a face beyond the core.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+    directions: FloatArray
+    vectors: FloatArray
+    heights: FloatArray
+    numbers: IntArray
+    parents: IntArray
+    core: BoolArray
+    center: int
+    r_core: float
+    margin: float
+
+    def within(self, lo: FloatArray, hi: FloatArray) -> BoolArray:
+        """Which atoms lie in the box lo <= height < hi (each (3,), Å)."""
+        return np.asarray(((self.heights >= lo) & (self.heights < hi)).all(axis=1))
+
+    def largest_box(self) -> tuple[FloatArray, FloatArray]:
+        """Faces (lo, hi), each (3,), of the largest crop that may be drawn."""
+        half = self.r_core + self.margin
+        lo, hi = np.empty(3), np.empty(3)
+        for c, axis in enumerate(self.axes):
+            lo[c], hi[c] = (-half, half) if axis.kind == "cut" else (axis.lo, axis.hi)
+        return lo, hi
+
+    def typical_count(self) -> int:
+        """Number of atoms in a crop with average margins."""
+        half = self.r_core + 0.5 * self.margin
+        lo, hi = self.largest_box()
+        for c, axis in enumerate(self.axes):
+            if axis.kind == "cut" or (axis.kind == "surface" and axis.open_low is False):
+                lo[c] = -half
+            if axis.kind == "cut" or (axis.kind == "surface" and axis.open_low):
+                hi[c] = half
+        return int(self.within(lo, hi).sum())
+
+
+class FrameView:
+    """One frame seen from one atom: heights of all atoms, and where its vacuum is. One pass over the frame.
+
+    Args:
+        atoms: the frame; any cell shape, any periodicity.
+        index: the center.
+        vacuum: a gap (Å) wider than this makes an axis a vacuum axis.
+
+    Raises:
+        EmbeddingError: the lattice vectors of the periodic axes are missing or linearly dependent.
+    """
+
+    def __init__(self, atoms: Atoms, index: int, vacuum: float) -> None:
+        self.atoms = atoms
+        self.periodic = np.asarray(atoms.pbc, dtype=bool)
+        self.lattice = _axes(atoms)
+        self.lengths = heights(self.lattice)
+        """(3,) distance between opposite faces of the frame, Å."""
+        self._offsets = atoms.positions - atoms.positions[index]
+        self._fractional = self._offsets @ np.linalg.inv(self.lattice)
+        self._wrap(np.full(3, -0.5))
+        self.has_vacuum = ~self.periodic
+        starts = np.full(3, -0.5)
+        for c in np.flatnonzero(self.periodic):
+            width, middle = _largest_gap(self._fractional[:, c], self.lengths[c])
+            if width > vacuum:
+                self.has_vacuum[c] = True
+                starts[c] = middle - np.ceil(middle)
+        self._wrap(starts)
+        self.starts = starts * self.lengths
+        self._extent = np.array(
+            [self._fractional.min(axis=0) * self.lengths, self._fractional.max(axis=0) * self.lengths]
+        )
+        self.vacuum = vacuum
+
+    def _wrap(self, starts: FloatArray) -> None:
+        shift = np.where(self.periodic, -np.floor(self._fractional - starts), 0.0)
+        if shift.any():
+            self._fractional = self._fractional + shift
+            self._offsets = self._offsets + shift @ self.lattice
+
+    def surroundings(self, r_core: float, margin: float, max_atoms: int) -> Surroundings:
+        """Decide the axes for a crop of this size and collect the atoms it may need.
+
+        Args:
+            r_core: radius of the core, Å.
+            margin: largest distance of a face beyond the core, Å.
+            max_atoms: a vacuum axis is not kept whole when the crop would then hold more atoms.
+        """
+        reach = r_core + margin + 2 * SEAM_DEPTH
+        axes = [self._whole(c) for c in range(3)]
+        cut = Axis("cut")
+        for c in range(3):
+            if not self.has_vacuum[c] and self.lengths[c] > 2 * r_core + max(margin, 0.5):
+                axes[c] = cut
+        sides = {
+            c: self._material_beyond(c, r_core, r_core + margin + SEAM_DEPTH) for c in range(3) if self.has_vacuum[c]
+        }
+        for c, (low, high) in sides.items():
+            if low and high:
+                axes[c] = cut
+        view = self._collect(axes, r_core, margin, reach)
+        if view.typical_count() > max_atoms:
+            for c, (low, high) in sides.items():
+                if low != high:
+                    axes[c] = self._surface(c, open_low=not low)
+            view = self._collect(axes, r_core, margin, reach)
+        return view
+
+    def _whole(self, c: int) -> Axis:
+        if self.periodic[c]:
+            return Axis("whole", self.starts[c], self.starts[c] + self.lengths[c])
+        low, high = self._extent[:, c]
+        length = self.lengths[c]
+        if not self.atoms.cell.array[c].any() or length < high - low + self.vacuum:
+            length = high - low + 2 * self.vacuum
+        middle = 0.5 * (low + high)
+        return Axis("whole", middle - 0.5 * length, middle + 0.5 * length, periodic=False)
+
+    def _surface(self, c: int, open_low: bool) -> Axis:
+        low, high = self._extent[:, c]
+        return Axis(
+            "surface",
+            low - self.vacuum if open_low else 0.0,
+            0.0 if open_low else high + self.vacuum,
+            open_low,
+            periodic=bool(self.periodic[c]),
+        )
+
+    def _material_beyond(self, c: int, r_core: float, reach: float) -> tuple[bool, bool]:
+        """Whether a column through the core is filled up to ``reach`` on the low and on the high side of axis c."""
+        column = np.ones(len(self._fractional), dtype=bool)
+        for d in range(3):
+            if d != c:
+                column &= np.abs(self._fractional[:, d] * self.lengths[d]) < r_core
+        height = np.sort(self._fractional[column, c] * self.lengths[c])
+        filled = []
+        for side in (-height[height <= 0][::-1], height[height >= 0]):
+            stops = np.concatenate([[0.0], side[side < reach], [reach]])
+            filled.append(bool(np.diff(stops).max() < SURFACE_GAP))
+        return filled[0], filled[1]
+
+    def _collect(self, axes: list[Axis], r_core: float, margin: float, reach: float) -> Surroundings:
+        parents = np.arange(len(self._fractional))
+        fractional, offsets = self._fractional, self._offsets
+        for c, axis in enumerate(axes):
+            if axis.kind == "whole":
+                low, high = axis.lo - SEAM_DEPTH, axis.hi + SEAM_DEPTH
+            else:
+                low = axis.lo if axis.kind == "surface" and axis.open_low else -reach
+                high = axis.hi if axis.kind == "surface" and not axis.open_low else reach
+            low, high = low / self.lengths[c], high / self.lengths[c]
+            if self.periodic[c] and axis.kind != "surface":
+                span = (self.starts[c] / self.lengths[c], self.starts[c] / self.lengths[c] + 1.0)
+                images = range(int(np.floor(low - span[1])), int(np.ceil(high - span[0])) + 1)
+            else:
+                images = range(1)
+            parts = []
+            for n in images:
+                keep = np.flatnonzero((fractional[:, c] + n >= low) & (fractional[:, c] + n <= high))
+                if len(keep):
+                    moved = fractional[keep]
+                    moved[:, c] += n
+                    vectors = offsets[keep]
+                    if n:
+                        vectors = vectors + n * self.lattice[c]
+                    parts.append((parents[keep], moved, vectors))
+            parents, fractional, offsets = (np.concatenate(column) for column in zip(*parts, strict=True))
+        heights_ = fractional * self.lengths
+        center = int(np.argmin((offsets**2).sum(axis=1)))
+        return Surroundings(
+            axes=(axes[0], axes[1], axes[2]),
+            directions=self.lattice / self.lengths[:, None],
+            vectors=offsets,
+            heights=heights_,
+            numbers=np.asarray(self.atoms.numbers[parents], dtype=np.int64),
+            parents=np.asarray(parents, dtype=np.int64),
+            core=self._core(offsets, axes, r_core),
+            center=center,
+            r_core=r_core,
+            margin=margin,
+        )
+
+    def _core(self, vectors: FloatArray, axes: list[Axis], r_core: float) -> BoolArray:
+        """Atoms of which an image that a whole axis generates lies within ``r_core`` of the center."""
+        steps = [(-1, 0, 1) if a.kind == "whole" and self.periodic[c] else (0,) for c, a in enumerate(axes)]
+        core = np.zeros(len(vectors), dtype=bool)
+        for step in itertools.product(*steps):
+            image = vectors + np.asarray(step, dtype=float) @ self.lattice
+            core |= (image**2).sum(axis=1) < r_core**2
+        return core
+
+
+def _axes(atoms: Atoms) -> FloatArray:
+    """Lattice (3, 3) whose rows give the axes: the frame's, completed and, where badly skewed, reduced."""
+    lengths = atoms.cell.lengths()
+    missing = [c for c in range(3) if atoms.pbc[c] and lengths[c] < 1e-8]
+    if missing:
+        raise EmbeddingError(
+            f"the frame is periodic along axis {missing[0]} but has no lattice vector there; set the cell or "
+            f"pbc[{missing[0]}] = False"
+        )
+    lattice = np.asarray(atoms.cell.complete(), dtype=float)
+    lengths = np.linalg.norm(lattice, axis=1)
+    volume = abs(float(np.linalg.det(lattice)))
+    if volume < 1e-6 * float(np.prod(lengths)):
+        raise EmbeddingError(
+            f"the lattice vectors {lattice.round(4).tolist()} are linearly dependent; give the frame a cell with volume"
+        )
+    if np.count_nonzero(atoms.pbc) < 2:
+        return lattice
+    reduced, _ = minkowski_reduce(lattice, pbc=atoms.pbc)
+    # the volume of a box of unit heights is V / (h_1 h_2 h_3): 1 when orthogonal, larger the more it is skewed
+    gain = float(np.prod(heights(reduced)) / np.prod(heights(lattice)))
+    return np.asarray(reduced) if gain > SKEW_GAIN else lattice
+
+
+def _largest_gap(fractional: FloatArray, length: float, bin_width: float = 0.25) -> tuple[float, float]:
+    """Width (Å) and middle (fraction) of the widest empty stretch of a periodic axis, to within a bin."""
+    n_bins = max(1, int(length / bin_width))
+    occupied = np.flatnonzero(np.bincount(np.floor(fractional % 1.0 * n_bins).astype(int) % n_bins))
+    following = np.append(occupied[1:], occupied[0] + n_bins)
+    empty = following - occupied - 1
+    widest = int(np.argmax(empty))
+    width = empty[widest] * length / n_bins
+    return width, (occupied[widest] + 1 + 0.5 * empty[widest]) / n_bins

@@ -1,0 +1,282 @@
+"""Optimization of the filler: every filler atom's uncertainty below the threshold, and no further.
+
+The objective is a hinge on the squared uncertainty of the filler atoms plus a guard against contacts,
+
+    L = sum_{i in filler} max(0, u_i^2 - (0.8 threshold)^2) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2.
+
+Minimizing the sum of all u^2, as the paper does, over-orders the filler: its energy falls below that of the
+frame, and the distribution that learns from it narrows. With the hinge only what exceeds the threshold moves.
+
+Free are the filler's positions and, where asked, one scale per cut axis. The core keeps its positions
+relative to the center, bit for bit; filler follows the cell affinely. L-BFGS, steps of at most 0.2 Å, stopped
+as soon as all is well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from ase import Atoms
+
+from ideal.embedding.composition import Crop
+from ideal.embedding.distances import CONTACT, ShortestDistances, periodic_pairs
+from ideal.records import BoolArray, FloatArray
+
+FLOOR = 0.8
+"""u counts from this fraction of the threshold on."""
+
+STOP = 0.9
+"""The optimization ends when the largest u of the filler is below this fraction of the threshold."""
+
+GUARD = 0.85
+"""The guard acts below this fraction of the shortest training distance, a little above contact."""
+
+GUARD_STIFFNESS = 50.0
+"""k of the guard, 1/Å² (u² has no unit)."""
+
+MAX_STEP = 0.2
+"""Largest displacement of an atom per step, Å."""
+
+MAX_STRAIN = 0.08
+"""Largest change of a cell vector, as a fraction of it."""
+
+MEMORY = 12
+"""Steps that L-BFGS remembers."""
+
+
+class FillerUncertainty(Protocol):
+    """What the optimization needs of an uncertainty (`ideal.uncertainty.mahalanobis.SoapMahalanobis` has it)."""
+
+    def hinge(
+        self, atoms: Atoms, floor: float, mask: BoolArray | None = None
+    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+        """Value, gradient (n, 3), strain derivative (3, 3) of sum_{mask} max(0, u² - floor), and u (n,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A crop after its filler moved.
+
+    Attributes:
+        crop: the crop it started from.
+        vectors: (n, 3) positions relative to the center, Å.
+        cell: (3, 3) lattice vectors, Å.
+        u: (n,) uncertainty of every atom.
+        closest: smallest distance of a filler atom to another atom, in units of the shortest known one.
+        evaluations: how often the objective was evaluated.
+    """
+
+    crop: Crop
+    vectors: FloatArray
+    cell: FloatArray
+    u: FloatArray
+    closest: float
+    evaluations: int
+
+    @property
+    def max_u(self) -> float:
+        """Largest u of the filler."""
+        return float(self.u[~self.crop.core].max(initial=0.0))
+
+    @property
+    def in_contact(self) -> bool:
+        """Whether a filler atom is closer to another one than contact allows."""
+        return self.closest < CONTACT
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The objective at one set of parameters."""
+
+    parameters: FloatArray
+    value: float
+    gradient: FloatArray
+    result: Optimized
+
+
+def optimize_filler(
+    crop: Crop,
+    uncertainty: FillerUncertainty,
+    threshold: float,
+    shortest: ShortestDistances,
+    max_evaluations: int = 40,
+    strain: bool = False,
+    start: Optimized | None = None,
+) -> Optimized:
+    """Move the filler of a crop until its uncertainty is below ``STOP * threshold``.
+
+    Args:
+        crop: the crop; its core atoms stay.
+        uncertainty: gives the hinge and its derivatives.
+        threshold: the value of u that counts as known.
+        shortest: shortest distances of the training set.
+        max_evaluations: of the objective, the first one included.
+        strain: let the cut axes change their length too.
+        start: begin at the end of an earlier optimization of the same crop (with the crop's own cell).
+
+    Returns:
+        The point of lowest objective that was found.
+    """
+    problem = _Problem(crop, uncertainty, threshold, shortest, strain)
+    first = problem.parameters(crop.vectors if start is None else start.vectors)
+    return _lbfgs(problem.evaluate, first, problem.limit, problem.finished, max_evaluations).result
+
+
+class _Problem:
+    """Parameters -> cell -> objective. Parameters: filler displacements (Å), then weighted strains of the cut axes."""
+
+    def __init__(
+        self,
+        crop: Crop,
+        uncertainty: FillerUncertainty,
+        threshold: float,
+        shortest: ShortestDistances,
+        strain: bool,
+    ) -> None:
+        self.crop, self.uncertainty, self.threshold = crop, uncertainty, threshold
+        self.free = np.flatnonzero(~crop.core)
+        self.axes = np.flatnonzero(crop.cut) if strain else np.zeros(0, dtype=np.int64)
+        # one unit of a strain parameter shall move the atoms about as much as one unit of all displacements
+        self.weight = 2.0 * np.sqrt(len(crop))
+        inverse = np.linalg.inv(crop.cell)
+        self.generators = [np.outer(inverse[:, k], crop.cell[k]) for k in self.axes]
+        self.cutoff = GUARD * shortest.longest(crop.numbers)
+        self.limits = shortest.of(crop.numbers[:, None], crop.numbers[None, :])
+        self.evaluations = 0
+
+    def parameters(self, vectors: FloatArray) -> FloatArray:
+        displacements = (vectors - self.crop.vectors)[self.free]
+        return np.concatenate([displacements.ravel(), np.zeros(len(self.axes))])
+
+    def evaluate(self, parameters: FloatArray) -> _Point:
+        crop, free = self.crop, self.free
+        displacements = parameters[: 3 * len(free)].reshape(-1, 3)
+        strains = parameters[3 * len(free) :] / self.weight
+        deformation = np.eye(3)
+        for strain, generator in zip(strains, self.generators, strict=True):
+            deformation += strain * generator
+        vectors, cell = crop.vectors.copy(), crop.cell @ deformation
+        vectors[free] = (crop.vectors[free] + displacements) @ deformation
+        value, gradient, virial, u = self.uncertainty.hinge(
+            crop.atoms(vectors, cell), floor=(FLOOR * self.threshold) ** 2, mask=~crop.core
+        )
+        guard, guard_gradient, guard_virial, closest = self._guard(vectors, cell)
+        value, gradient, virial = value + guard, gradient + guard_gradient, virial + guard_virial
+        self.evaluations += 1
+
+        by_strain = []
+        core = crop.core
+        for strain, generator in zip(strains, self.generators, strict=True):
+            everything = float((virial * generator).sum())
+            frozen = float((gradient[core] * (vectors[core] @ generator)).sum())
+            by_strain.append((everything - frozen) / (1.0 + strain) / self.weight)
+        slope = np.concatenate([(gradient[free] @ deformation.T).ravel(), by_strain])
+        result = Optimized(crop, vectors, cell, np.asarray(u), closest, self.evaluations)
+        return _Point(parameters, float(value), slope, result)
+
+    def _guard(self, vectors: FloatArray, cell: FloatArray) -> tuple[float, FloatArray, FloatArray, float]:
+        """Value, gradient, strain derivative of the guard; smallest distance in units of the shortest known one."""
+        core = self.crop.core
+        pairs = periodic_pairs(vectors, cell, self.crop.pbc, self.cutoff)
+        movable = ~(core[pairs.first] & core[pairs.second])
+        first, second = pairs.first[movable], pairs.second[movable]
+        distance, vector = pairs.distances[movable], pairs.vectors[movable]
+        limit = self.limits[first, second]
+        closest = float((distance / limit).min(initial=np.inf))
+        overlap = np.maximum(GUARD * limit - distance, 0.0)
+        # every pair is listed twice, hence 1/4 in the value; i moves along -vector when the pair is pushed apart
+        value = 0.25 * GUARD_STIFFNESS * float((overlap**2).sum())
+        force = (GUARD_STIFFNESS * overlap / np.maximum(distance, 1e-9))[:, None] * vector
+        gradient = np.zeros_like(vectors)
+        np.add.at(gradient, first, force)
+        virial = -0.5 * force.T @ vector
+        return value, gradient, virial, closest
+
+    def limit(self, parameters: FloatArray, step: FloatArray) -> float:
+        """Largest factor (at most 1) by which ``step`` may be taken."""
+        n = 3 * len(self.free)
+        moved = float(np.linalg.norm(step[:n].reshape(-1, 3), axis=1).max(initial=0.0))
+        # a strain is held to the displacement that it causes at the cell's faces
+        lengths = np.linalg.norm(self.crop.cell[self.axes], axis=1)
+        moved = max(moved, float(np.abs(step[n:] / self.weight * lengths).max(initial=0.0)))
+        factor = min(1.0, MAX_STEP / moved) if moved > 0 else 1.0
+        for now, change in zip(parameters[n:] / self.weight, step[n:] / self.weight, strict=True):
+            room = MAX_STRAIN - now if change > 0 else MAX_STRAIN + now
+            if abs(change) * factor > room:
+                factor = max(room, 0.0) / abs(change)
+        return factor
+
+    def finished(self, point: _Point) -> bool:
+        return point.result.max_u < STOP * self.threshold and not point.result.in_contact
+
+
+def _lbfgs(
+    evaluate: Callable[[FloatArray], _Point],
+    start: FloatArray,
+    limit: Callable[[FloatArray, FloatArray], float],
+    finished: Callable[[_Point], bool],
+    max_evaluations: int,
+) -> _Point:
+    """Minimize with limited-memory BFGS, bounded steps and backtracking (Nocedal and Wright, algorithm 7.5)."""
+    point = evaluate(start)
+    evaluations = 1
+    steps: list[FloatArray] = []
+    changes: list[FloatArray] = []
+    while evaluations < max_evaluations and not finished(point):
+        steepest = float(np.abs(point.gradient).max(initial=0.0))
+        if steepest < 1e-10:
+            break
+        direction = -_two_loop(point.gradient, steps, changes, first_step=0.05 / steepest)
+        slope = float(direction @ point.gradient)
+        if slope >= 0.0:
+            steps.clear()
+            changes.clear()
+            direction = -point.gradient * (0.05 / steepest)
+            slope = float(direction @ point.gradient)
+        factor = limit(point.parameters, direction)
+        trial = None
+        while evaluations < max_evaluations and factor > 1e-3:
+            candidate = evaluate(point.parameters + factor * direction)
+            evaluations += 1
+            if candidate.value <= point.value + 1e-4 * factor * slope:
+                trial = candidate
+                break
+            factor *= 0.4
+        if trial is None:
+            if not steps:
+                break
+            steps.clear()
+            changes.clear()
+            continue
+        step, change = trial.parameters - point.parameters, trial.gradient - point.gradient
+        if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
+            steps.append(step)
+            changes.append(change)
+            del steps[:-MEMORY], changes[:-MEMORY]
+        settled = point.value - trial.value < 1e-5 * abs(point.value)
+        point = trial
+        if settled:
+            break
+    return point
+
+
+def _two_loop(
+    gradient: FloatArray, steps: list[FloatArray], changes: list[FloatArray], first_step: float
+) -> FloatArray:
+    """The inverse Hessian estimate applied to the gradient."""
+    if not steps:
+        return gradient * first_step
+    result = gradient.copy()
+    factors = []
+    for step, change in zip(reversed(steps), reversed(changes), strict=True):
+        factor = float(step @ result) / float(step @ change)
+        factors.append(factor)
+        result -= factor * change
+    result *= float(steps[-1] @ changes[-1]) / float(changes[-1] @ changes[-1])
+    for step, change, factor in zip(steps, changes, reversed(factors), strict=True):
+        result += (factor - float(change @ result) / float(step @ change)) * step
+    return np.asarray(result)
