@@ -1,0 +1,116 @@
+#include "arrays.hpp"
+
+#include "ideal/mahalanobis.hpp"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+
+#include <algorithm>
+#include <tuple>
+
+namespace ideal::python {
+namespace {
+
+using Evaluate = void (SoapMahalanobis::*)(const Structure&, Centers, double*, int) const;
+
+template <Evaluate evaluate>
+NumpyArray values(const SoapMahalanobis& self, const Positions& positions, const Numbers& numbers, const Cell& cell,
+                  const Periodic& periodic, const std::optional<Indices>& centers, int threads) {
+    const Structure structure = view(positions, numbers, cell, periodic);
+    const Centers chosen = view(centers, structure.n_atoms);
+    auto [result, data] = zeros({chosen.size});
+    {
+        nb::gil_scoped_release release;
+        (self.*evaluate)(structure, chosen, data, threads);
+    }
+    return result;
+}
+
+void update(SoapMahalanobis& self, const Positions& positions, const Numbers& numbers, const Cell& cell,
+            const Periodic& periodic, const std::optional<Indices>& centers, int threads) {
+    const Structure structure = view(positions, numbers, cell, periodic);
+    nb::gil_scoped_release release;
+    self.update(structure, view(centers, structure.n_atoms), threads);
+}
+
+std::pair<NumpyArray, NumpyArray> gradient(const SoapMahalanobis& self, const Positions& positions, const Numbers& numbers,
+                                           const Cell& cell, const Periodic& periodic, const Values& weights, int threads) {
+    const Structure structure = view(positions, numbers, cell, periodic);
+    const double* w = checked(weights, structure.n_atoms, "weights");
+    auto [result, result_data] = zeros({structure.n_atoms, 3});
+    auto [strain, strain_data] = zeros({3, 3});
+    {
+        nb::gil_scoped_release release;
+        self.gradient(structure, {nullptr, structure.n_atoms}, w, {result_data, strain_data}, threads);
+    }
+    return {result, strain};
+}
+
+std::tuple<double, NumpyArray, NumpyArray, NumpyArray> hinge(const SoapMahalanobis& self, const Positions& positions,
+                                                             const Numbers& numbers, const Cell& cell, const Periodic& periodic,
+                                                             const Values& floor, const Values& weights, int threads) {
+    const Structure structure = view(positions, numbers, cell, periodic);
+    const Hinge terms{checked(floor, structure.n_atoms, "floor"), checked(weights, structure.n_atoms, "weights")};
+    auto [result, result_data] = zeros({structure.n_atoms, 3});
+    auto [strain, strain_data] = zeros({3, 3});
+    auto [u, u_data] = zeros({structure.n_atoms});
+    double value = 0;
+    {
+        nb::gil_scoped_release release;
+        value = self.hinge(structure, {nullptr, structure.n_atoms}, terms, {result_data, strain_data}, u_data, threads);
+    }
+    return {value, result, strain, u};
+}
+
+/// (count, mean, scatter) of one species; scatter is full and symmetric.
+std::tuple<std::size_t, NumpyArray, NumpyArray> state(const SoapMahalanobis& self, std::size_t species) {
+    const Distribution d = self.distribution(species);
+    const std::size_t n = d.dimension;
+    auto [mean, mean_data] = zeros({n});
+    auto [scatter, scatter_data] = zeros({n, n});
+    std::copy(d.mean.begin(), d.mean.end(), mean_data);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j <= i; ++j) scatter_data[i * n + j] = scatter_data[j * n + i] = d.scatter[i * n + j];
+    return {d.count, mean, scatter};
+}
+
+void set_state(SoapMahalanobis& self, std::size_t species, std::size_t count, const Values& mean, const Rows& scatter) {
+    Distribution d;
+    d.dimension = mean.shape(0);
+    d.count = count;
+    d.mean.assign(mean.data(), mean.data() + mean.size());
+    d.scatter.assign(scatter.data(), scatter.data() + scatter.size());
+    self.set_distribution(species, std::move(d));
+}
+
+} // namespace
+
+void bind_mahalanobis(nb::module_& module) {
+    nb::class_<SoapMahalanobis> c(module, "SoapMahalanobis");
+    c.def(nb::init<SoapPowerSpectrum, double>(), nb::arg("soap"), nb::arg("ridge"));
+    c.def("update", &update, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
+          nb::arg("centers").none(), nb::arg("threads"));
+    c.def("atomic", &values<&SoapMahalanobis::atomic>, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"),
+          nb::arg("periodic"), nb::arg("centers").none(), nb::arg("threads"));
+    c.def("squared_mahalanobis", &values<&SoapMahalanobis::squared_mahalanobis>, nb::arg("positions"), nb::arg("numbers"),
+          nb::arg("cell"), nb::arg("periodic"), nb::arg("centers").none(), nb::arg("threads"));
+    c.def("gradient", &gradient, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
+          nb::arg("weights"), nb::arg("threads"));
+    c.def("hinge", &hinge, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"), nb::arg("floor"),
+          nb::arg("weights"), nb::arg("threads"));
+    c.def("merge", &SoapMahalanobis::merge, nb::arg("other"), nb::call_guard<nb::gil_scoped_release>());
+    c.def("copy", [](const SoapMahalanobis& self) { return new SoapMahalanobis(self); }, nb::rv_policy::take_ownership);
+    c.def("count", &SoapMahalanobis::count, nb::arg("species"));
+    c.def("state", &state, nb::arg("species"));
+    c.def("set_state", &set_state, nb::arg("species"), nb::arg("count"), nb::arg("mean"), nb::arg("scatter"));
+    c.def(
+        "effective_dimension",
+        [](const SoapMahalanobis& self, std::size_t species) {
+            nb::gil_scoped_release release;
+            return self.metric(species)->effective_dimension();
+        },
+        nb::arg("species"), "d_eff of one species; 0 where u is infinite.");
+}
+
+} // namespace ideal::python

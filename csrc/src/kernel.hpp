@@ -1,0 +1,114 @@
+// The border between portable code and the kernels that are compiled once per instruction set.
+//
+// Only plain pointers and plain structs cross it. A kernel translation unit must not instantiate any standard library template:
+// the linker would merge its copy (compiled for AVX-512, say) with everybody's and the program would die on older processors.
+#pragma once
+
+#include <cstddef>
+
+namespace ideal::detail {
+
+constexpr int max_l = 12;
+/// Columns of a packed panel of the matrix products.
+constexpr int panel_width = 16;
+/// Doubles that vector code may read or write past the end of an array.
+constexpr int overrun = 32;
+
+/// Constants of the recurrences for real spherical harmonics Y_lm = Pi_l^|m|(z) Re or Im (x + iy)^|m| on the unit sphere:
+/// Pi_m^m = start[m];  Pi_l^m = up[l][m] z Pi_{l-1}^m - back[l][m] Pi_{l-2}^m;  d Pi_l^m / dz = slope[l][m] Pi_l^{m+1}.
+struct HarmonicConstants {
+    double start[max_l + 2];
+    double up[max_l + 1][max_l + 2];
+    double back[max_l + 1][max_l + 2];
+    double slope[max_l + 1][max_l + 2];
+};
+
+/// Everything a kernel must know of the descriptor.
+struct BasisView {
+    int n_species;
+    int n_max;
+    /// n_max rounded up to a width that fills vectors.
+    int n_padded;
+    int l_max;
+    /// (l_max + 1)^2.
+    int n_harmonics;
+    /// Doubles of one quantity of a table node: (l_max + 1) n_padded rounded up to 8.
+    int row_stride;
+    /// Nodes 0 ... n_intervals at equal spacing from 0 to the support.
+    int n_intervals;
+    double inverse_spacing;
+    /// (n_intervals + 1, 3, row_stride): f_nl, spacing * f'_nl, spacing^2 * f''_nl of quintic Hermite interpolation, l slowest. The square root
+    /// of the power spectrum's prefactor is in.
+    const double* table;
+    const HarmonicConstants* harmonics;
+};
+
+/// The neighbors of one center, sorted by species. Arrays are readable `overrun` doubles past the end.
+struct NeighborView {
+    int count;
+    /// (n_species + 1) where each species starts.
+    const int* first;
+    /// Unit vectors, distances (Å) and their inverses.
+    const double *x, *y, *z, *r, *inverse_r;
+};
+
+/// Kernels for one padded n. Expansion coefficients c are (n_species, n_harmonics, n_padded), harmonics indexed l^2 + l + m.
+struct BasisKernels {
+    /// c += the neighbors' contribution.
+    void (*expand)(const BasisView&, const NeighborView&, double* c);
+    /// c -> features, writing up to `overrun` doubles past them.
+    void (*power_spectrum)(const BasisView&, const double* c, double* features);
+    /// dL/d(features) -> dL/dc (overwritten).
+    void (*power_spectrum_adjoint)(const BasisView&, const double* c, const double* adjoint, double* c_adjoint);
+    /// dL/dc -> dL/d(neighbor position), written up to `overrun` past the end.
+    void (*expand_adjoint)(const BasisView&, const NeighborView&, const double* c_adjoint, double* gx, double* gy,
+                           double* gz);
+};
+
+struct Kernels {
+    const char* name;
+
+    /// nullptr for an n_padded without kernels.
+    const BasisKernels* (*basis_kernels)(int n_padded);
+
+    /// Slots of [begin, end) within the cutoff of (cx, cy, cz), appended to hits (room for all + overrun); returns how many. `scratch` holds
+    /// end - begin + overrun doubles.
+    int (*select)(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy, double cz,
+                  double cutoff_squared, int* hits, double* scratch);
+    /// In place: displacements x, y, z -> unit vectors; r and inverse_r written.
+    void (*normalize)(int count, double* x, double* y, double* z, double* r, double* inverse_r);
+
+    /// rows -= mean.
+    void (*subtract)(double* rows, std::size_t stride, int n_rows, const double* mean, int n);
+    /// out = rows * P for a packed triangular matrix P (n, n): `lower` packs columns k that use rows j <= k, else rows j >= k.
+    void (*multiply)(const double* rows, std::size_t stride, int n_rows, const double* packed, int n, bool lower,
+                     double* out, std::size_t out_stride);
+    /// sum of squares of n numbers.
+    double (*sum_of_squares)(const double* v, int n);
+
+    /// Lower triangle of C, rows [row_begin, row_end) (multiples of 16, or n): C += X^T X, X (n_rows, stride).
+    void (*rank_update)(double* C, int n, int row_begin, int row_end, const double* X, std::size_t stride,
+                        std::size_t n_rows);
+    /// A (n, n), lower triangle -> its Cholesky factor in place; false if A is not positive definite.
+    bool (*cholesky)(double* A, int n);
+    /// L (n, n) lower -> W = L^-1 (lower; the upper triangle is zeroed).
+    void (*invert_lower)(const double* L, double* W, int n);
+};
+
+/// Size of a packed triangular matrix and the start of its panels: panel p holds the columns [p w, (p + 1) w), w = panel_width, of the
+/// rows it needs, each row w doubles. (static: every translation unit keeps its own copy, see above.)
+static inline std::size_t packed_panel_rows(int n, int panel, bool lower) {
+    const int needed = lower ? (panel + 1) * panel_width : n - panel * panel_width;
+    return static_cast<std::size_t>(needed < n ? needed : n);
+}
+
+const Kernels& baseline_kernels();
+#ifdef IDEAL_X86_KERNELS
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+/// The variant in use.
+const Kernels& kernels();
+
+} // namespace ideal::detail

@@ -1,0 +1,217 @@
+#include "ideal/neighbors.hpp"
+
+#include "ideal/errors.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+namespace ideal {
+namespace {
+
+using Vector3 = std::array<double, 3>;
+
+Vector3 cross(const Vector3& a, const Vector3& b) {
+    return {a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]};
+}
+double dot(const Vector3& a, const Vector3& b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+double norm(const Vector3& a) { return std::sqrt(dot(a, a)); }
+Vector3 scaled(const Vector3& a, double s) { return {a[0] * s, a[1] * s, a[2] * s}; }
+
+[[noreturn]] void refuse_cell(const Structure& structure) {
+    std::ostringstream message;
+    message << "the cell";
+    for (int k = 0; k < 3; ++k) {
+        message << (k ? ", (" : " (") << structure.cell[3 * k] << ' ' << structure.cell[3 * k + 1] << ' '
+                << structure.cell[3 * k + 2] << ')';
+    }
+    message << " with periodic axes (" << structure.periodic[0] << ' ' << structure.periodic[1] << ' '
+            << structure.periodic[2] << ") is degenerate; the vectors of periodic axes must be finite and linearly independent";
+    throw UncertaintyError(message.str());
+}
+
+/// Cell vectors in which open axes are unit vectors perpendicular to the rest: what stands there in the input does not matter.
+std::array<Vector3, 3> completed_cell(const Structure& structure) {
+    std::array<Vector3, 3> cell;
+    int n_periodic = 0;
+    for (int k = 0; k < 3; ++k) {
+        cell[k] = {structure.cell[3 * k], structure.cell[3 * k + 1], structure.cell[3 * k + 2]};
+        n_periodic += structure.periodic[k];
+        const double length = norm(cell[k]);
+        if (structure.periodic[k] && !(std::isfinite(length) && length > 0)) refuse_cell(structure);
+    }
+    if (n_periodic == 0) return {Vector3{1, 0, 0}, Vector3{0, 1, 0}, Vector3{0, 0, 1}};
+    for (int k = 0; k < 3; ++k) {
+        const int i = (k + 1) % 3, j = (k + 2) % 3;
+        if (n_periodic == 1 && structure.periodic[k]) {
+            Vector3 axis{0, 0, 0}; // the Cartesian axis least parallel to the periodic one
+            axis[std::min_element(cell[k].begin(), cell[k].end(),
+                                  [](double a, double b) { return std::abs(a) < std::abs(b); }) - cell[k].begin()] = 1;
+            cell[i] = cross(cell[k], axis);
+            cell[i] = scaled(cell[i], 1 / norm(cell[i]));
+            cell[j] = cross(cell[k], cell[i]);
+            cell[j] = scaled(cell[j], 1 / norm(cell[j]));
+        } else if (n_periodic == 2 && !structure.periodic[k]) {
+            cell[k] = cross(cell[i], cell[j]);
+            const double area = norm(cell[k]);
+            if (!(area > 1e-10 * norm(cell[i]) * norm(cell[j]))) refuse_cell(structure);
+            cell[k] = scaled(cell[k], 1 / area);
+        }
+    }
+    if (!(std::abs(dot(cell[0], cross(cell[1], cell[2]))) > 1e-10 * norm(cell[0]) * norm(cell[1]) * norm(cell[2])))
+        refuse_cell(structure);
+    return cell;
+}
+
+} // namespace
+
+NeighborBins::NeighborBins(const Structure& structure, const std::vector<int>& species_of_atom, double cutoff_)
+    : cutoff(cutoff_) {
+    const std::size_t n = structure.n_atoms;
+    for (std::size_t i = 0; i < 3 * n; ++i) {
+        if (std::isfinite(structure.positions[i])) continue;
+        std::ostringstream message;
+        message << "atom " << i / 3 << " has the position (" << structure.positions[i / 3 * 3] << ' '
+                << structure.positions[i / 3 * 3 + 1] << ' ' << structure.positions[i / 3 * 3 + 2]
+                << "), which is not finite; did the dynamics explode?";
+        throw UncertaintyError(message.str());
+    }
+    const auto cell = completed_cell(structure);
+    const double volume = dot(cell[0], cross(cell[1], cell[2]));
+    std::array<Vector3, 3> reciprocal;
+    std::array<double, 3> margin{}; // the cutoff in fractional coordinates
+    std::array<int, 3> images{};
+    double n_images = 1;
+    for (int k = 0; k < 3; ++k) {
+        reciprocal[k] = scaled(cross(cell[(k + 1) % 3], cell[(k + 2) % 3]), 1 / volume);
+        if (!structure.periodic[k]) continue;
+        margin[k] = cutoff * norm(reciprocal[k]);
+        n_images *= 2 * margin[k] + 1;
+        images[k] = static_cast<int>(std::min(std::ceil(margin[k]), 1e6));
+    }
+    if (n_images * static_cast<double>(n) > 1e9) refuse_cell(structure);
+
+    // Atoms wrapped along periodic axes, then their images within the cutoff of the cell.
+    std::vector<double> position(3 * n);
+    std::vector<int> owner(n);
+    std::vector<double> fraction(3 * n);
+    for (std::size_t i = 0; i < n; ++i) {
+        Vector3 p{structure.positions[3 * i], structure.positions[3 * i + 1], structure.positions[3 * i + 2]};
+        const Vector3 original = p;
+        for (int k = 0; k < 3; ++k) {
+            if (!structure.periodic[k]) continue;
+            const double f = dot(original, reciprocal[k]), whole = std::floor(f);
+            fraction[3 * i + k] = f - whole;
+            for (int d = 0; d < 3; ++d) p[d] -= whole * cell[k][d];
+        }
+        std::copy(p.begin(), p.end(), position.begin() + 3 * i);
+        owner[i] = static_cast<int>(i);
+    }
+    auto visible = [&](std::size_t i, int k, int shift) {
+        const double f = fraction[3 * i + k] + shift;
+        return !structure.periodic[k] || (f >= -margin[k] - 1e-9 && f <= 1 + margin[k] + 1e-9);
+    };
+    for (std::size_t i = 0; i < n; ++i) {
+        for (int a = -images[0]; a <= images[0]; ++a) {
+            if (!visible(i, 0, a)) continue;
+            for (int b = -images[1]; b <= images[1]; ++b) {
+                if (!visible(i, 1, b)) continue;
+                for (int c = -images[2]; c <= images[2]; ++c) {
+                    if ((a == 0 && b == 0 && c == 0) || !visible(i, 2, c)) continue;
+                    for (int d = 0; d < 3; ++d)
+                        position.push_back(position[3 * i + d] + a * cell[0][d] + b * cell[1][d] + c * cell[2][d]);
+                    owner.push_back(static_cast<int>(i));
+                }
+            }
+        }
+    }
+    n_slots = static_cast<int>(owner.size());
+
+    // Bins over the bounding box; coarser ones where the box is mostly empty.
+    Vector3 low{0, 0, 0}, high{0, 0, 0};
+    for (int s = 0; s < n_slots; ++s)
+        for (int d = 0; d < 3; ++d) {
+            const double q = position[3 * static_cast<std::size_t>(s) + d];
+            low[d] = s ? std::min(low[d], q) : q;
+            high[d] = s ? std::max(high[d], q) : q;
+        }
+    origin = low;
+    width = 0.5 * cutoff * (1 + 1e-12);
+    for (;; width *= 1.5) {
+        double total = 1;
+        for (int d = 0; d < 3; ++d) total *= std::floor((high[d] - low[d]) / width) + 1;
+        if (total <= 1024.0 + 4.0 * n_slots) break;
+    }
+    reach = static_cast<int>(std::ceil(cutoff / width));
+    std::size_t total = 1;
+    for (int d = 0; d < 3; ++d) {
+        n_bins[d] = static_cast<int>((high[d] - low[d]) / width) + 1;
+        total *= static_cast<std::size_t>(n_bins[d]);
+    }
+    std::vector<int> bin(n_slots);
+    first.assign(total + 1, 0);
+    for (int s = 0; s < n_slots; ++s) {
+        int index = 0;
+        for (int d = 0; d < 3; ++d) {
+            const double q = (position[3 * static_cast<std::size_t>(s) + d] - low[d]) / width;
+            index = index * n_bins[d] + std::min(n_bins[d] - 1, static_cast<int>(q));
+        }
+        bin[s] = index;
+        ++first[index + 1];
+    }
+    for (std::size_t b = 0; b < total; ++b) first[b + 1] += first[b];
+    std::vector<int> next(first.begin(), first.end() - 1);
+    const double far = std::numeric_limits<double>::infinity();
+    for (auto* axis : {&x, &y, &z}) axis->assign(static_cast<std::size_t>(n_slots) + padding, far);
+    atom.resize(n_slots);
+    species.resize(n_slots);
+    slot_of_atom.resize(n);
+    for (int s = 0; s < n_slots; ++s) {
+        const int slot = next[bin[s]]++;
+        x[slot] = position[3 * static_cast<std::size_t>(s)];
+        y[slot] = position[3 * static_cast<std::size_t>(s) + 1];
+        z[slot] = position[3 * static_cast<std::size_t>(s) + 2];
+        atom[slot] = owner[s];
+        species[slot] = species_of_atom[owner[s]];
+        if (static_cast<std::size_t>(s) < n) slot_of_atom[s] = slot;
+    }
+}
+
+int NeighborBins::candidate_ranges(int slot, std::vector<SlotRange>& ranges) const {
+    ranges.clear();
+    const Vector3 p{x[slot], y[slot], z[slot]};
+    std::array<int, 3> begin, end;
+    for (int d = 0; d < 3; ++d) {
+        const int own = std::min(n_bins[d] - 1, static_cast<int>((p[d] - origin[d]) / width));
+        begin[d] = std::max(0, own - reach);
+        end[d] = std::min(n_bins[d] - 1, own + reach);
+    }
+    // Squared distance from the center to a bin along one axis. The last bin of an axis may hold atoms beyond its edge by rounding only.
+    auto gap = [&](int d, int b) {
+        const double lower = origin[d] + b * width, upper = lower + width;
+        const double g = std::max(0.0, std::max(lower - p[d], p[d] - upper) - 1e-9 * width);
+        return g * g;
+    };
+    const double limit = cutoff * cutoff;
+    int n_candidates = 0;
+    for (int i = begin[0]; i <= end[0]; ++i) {
+        const double gx = gap(0, i);
+        if (gx > limit) continue;
+        for (int j = begin[1]; j <= end[1]; ++j) {
+            const double gxy = gx + gap(1, j);
+            if (gxy > limit) continue;
+            int k0 = begin[2], k1 = end[2];
+            while (k0 < k1 && gxy + gap(2, k0) > limit) ++k0;
+            while (k1 > k0 && gxy + gap(2, k1) > limit) --k1;
+            const std::size_t row = (static_cast<std::size_t>(i) * n_bins[1] + j) * n_bins[2];
+            const SlotRange range{first[row + k0], first[row + k1 + 1]};
+            if (range.begin == range.end) continue;
+            ranges.push_back(range);
+            n_candidates += range.end - range.begin;
+        }
+    }
+    return n_candidates;
+}
+
+} // namespace ideal

@@ -1,0 +1,63 @@
+#include "ideal/soap.hpp"
+
+#include "pipeline.hpp"
+#include "soap_basis.hpp"
+
+#include <algorithm>
+
+namespace ideal {
+namespace {
+
+/// Features straight to the caller.
+struct CreateHead : detail::Head {
+    double* features;
+    std::size_t n_features;
+
+    int process(const detail::Chunk& chunk, double* in, std::size_t stride, int*, double*,
+                std::vector<double>&) const override {
+        for (int b = 0; b < chunk.size; ++b) std::copy_n(in + b * stride, n_features, features + chunk.order[b] * n_features);
+        return 0;
+    }
+};
+
+/// The caller's adjoint straight back.
+struct PullBackHead : detail::Head {
+    const double* adjoint;
+    std::size_t n_features;
+
+    int process(const detail::Chunk& chunk, double*, std::size_t stride, int* active, double* out,
+                std::vector<double>&) const override {
+        for (int b = 0; b < chunk.size; ++b) {
+            active[b] = b;
+            std::copy_n(adjoint + chunk.order[b] * n_features, n_features, out + b * stride);
+        }
+        return chunk.size;
+    }
+};
+
+} // namespace
+
+SoapPowerSpectrum::SoapPowerSpectrum(const SoapParameters& parameters)
+    : basis_(std::make_shared<const detail::SoapBasis>(parameters)) {}
+
+const SoapParameters& SoapPowerSpectrum::parameters() const { return basis_->parameters; }
+std::size_t SoapPowerSpectrum::n_features() const { return basis_->n_features; }
+double SoapPowerSpectrum::support() const { return basis_->support; }
+double SoapPowerSpectrum::taper_width() const { return basis_->taper_width; }
+
+void SoapPowerSpectrum::create(const Structure& structure, Centers centers, double* features, int threads) const {
+    CreateHead head;
+    head.features = features;
+    head.n_features = n_features();
+    detail::run_pipeline(*basis_, structure, centers, head, {}, threads);
+}
+
+void SoapPowerSpectrum::pull_back(const Structure& structure, Centers centers, const double* adjoint, Gradient gradient,
+                                  int threads) const {
+    PullBackHead head;
+    head.adjoint = adjoint;
+    head.n_features = n_features();
+    detail::run_pipeline(*basis_, structure, centers, head, gradient, threads);
+}
+
+} // namespace ideal
