@@ -25,6 +25,7 @@ from ideal.samplers import velocities
 from ideal.samplers.integrators import INTEGRATORS
 
 _CONSERVES_ROTATION = ("nve", "nvt_bussi")
+_REMEDY = "shorten sampler.timestep, start from a relaxed structure or check that the model knows such environments"
 
 
 class MolecularDynamics:
@@ -136,7 +137,8 @@ class MolecularDynamics:
             good = self._snapshot()
             try:
                 self._integrator.set_targets(self.target_temperature, self.target_pressure)
-                self._integrator.step()
+                with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported by the check
+                    self._integrator.step()
                 self._check(f"trajectory {self.name!r} left the physical range at step {self._step + 1}")
             except PropertyNotImplementedError as error:
                 self._set(good)
@@ -145,8 +147,14 @@ class MolecularDynamics:
                     f"needs ({error}); "
                     "use nve, nvt_langevin or nvt_bussi"
                 ) from None
-            except BaseException:
+            except BaseException as error:
+                finite = np.isfinite(self.atoms.positions).all() and np.isfinite(self.atoms.cell.array).all()
                 self._set(good)
+                if isinstance(error, Exception) and not isinstance(error, SamplerError) and not finite:
+                    raise SamplerError(
+                        f"trajectory {self.name!r} left the physical range at step {self._step + 1}: positions or cell "
+                        f"are not finite; {_REMEDY}"
+                    ) from error
                 raise
             self._step += 1
 
@@ -168,27 +176,24 @@ class MolecularDynamics:
     def _check(self, where: str) -> None:
         forces = self.atoms.get_forces(apply_constraint=False)
         arrays = (("positions", self.atoms.positions), ("momenta", self.atoms.get_momenta()), ("forces", forces))
-        remedy = (
-            "shorten sampler.timestep, start from a relaxed structure or check that the model knows such environments"
-        )
         for what, array in arrays:
             bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
             if bad.size:
-                raise SamplerError(f"{where}: the {what} of atom {bad[0]} are not finite; {remedy}")
+                raise SamplerError(f"{where}: the {what} of atom {bad[0]} are not finite; {_REMEDY}")
         norms = np.linalg.norm(self.atoms.get_forces(), axis=1)
         worst = int(norms.argmax())
         if norms[worst] > self.max_force:
             raise SamplerError(
                 f"{where}: the force on atom {worst} is {norms[worst]:.4g} eV/Å, above max_force "
                 f"{self.max_force:g} eV/Å; "
-                f"{remedy}, or raise max_force"
+                f"{_REMEDY}, or raise max_force"
             )
         temperature = self.temperature
         if temperature > self.max_temperature:
             raise SamplerError(
                 f"{where}: the temperature is {temperature:.4g} K, above max_temperature "
                 f"{self.max_temperature:g} K; "
-                f"{remedy}, or raise max_temperature"
+                f"{_REMEDY}, or raise max_temperature"
             )
 
     # --- state --------------------------------------------------------------------------------------------------------
