@@ -1,12 +1,12 @@
 """SOAP power spectrum of atomic environments.
 
-The density of neighbors of species s around an atom, Gaussians of width sigma, is expanded in radial functions g_nl (GTOs) and
-real spherical harmonics; the power spectrum is its rotation invariant:
+The density of neighbors of species s around an atom, Gaussians of width sigma, is expanded in radial functions
+g_nl (GTOs) and real spherical harmonics; the power spectrum is its rotation invariant:
 
     p^{ss'}_{nn'l} = pi sqrt(8 / (2l + 1)) sum_m c^s_nlm c^{s'}_n'lm
 
-Definition and order of features are DScribe's (species pairs s <= s' by atomic number, then l, n, n'; n' >= n where s = s').
-The kernels are in C++ (``csrc/``), which is also where the formulas of the basis stand.
+Definition and order of features are DScribe's (species pairs s <= s' by atomic number, then l, n, n'; n' >= n where
+s = s'). The kernels are in C++; the formulas of the basis stand in ``csrc/include/ideal/soap.hpp``.
 
 Sources: Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), doi:10.1103/PhysRevB.87.184115;
 Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), doi:10.1016/j.cpc.2019.106949 (DScribe).
@@ -30,8 +30,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class SoapPowerSpectrum:
     """The SOAP descriptor of every atom of a structure.
 
-    An atom sees all atoms within ``support`` = r_cut + sigma sqrt(-2 ln 1e-3) (itself included), periodic images too; any cell,
-    any combination of periodic and open axes. Immutable and safe to share between threads.
+    An atom sees all atoms within ``support`` = r_cut + sigma sqrt(-2 ln 1e-3), itself and periodic images included;
+    any cell, any combination of periodic and open axes. Immutable and safe to share between threads.
 
     Args:
         species: chemical symbols of every element that may occur; order and repetitions do not matter.
@@ -39,8 +39,9 @@ class SoapPowerSpectrum:
         n_max: number of radial functions, 1 to 24.
         l_max: largest degree of the spherical harmonics, 0 to 12.
         sigma: width of an atom's Gaussian, Å.
-        taper: True: radial functions vanish smoothly (two continuous derivatives; a quintic smoothstep over the outer half of support - r_cut)
-            where an atom enters the support. False: DScribe's hard cut, up to 4e-4 relative jump.
+        taper: True: radial functions vanish smoothly where an atom enters the support (a quintic smoothstep over the
+            outer half of support - r_cut, two continuous derivatives). False: DScribe's hard cut, a relative jump of
+            up to 4e-4.
         threads: threads per call; results do not depend on it.
 
     Raises:

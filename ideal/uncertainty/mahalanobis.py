@@ -5,11 +5,12 @@ Per central element, with mean and covariance Sigma of the training descriptors 
     Unc_i = (v_i - mean)^T (Sigma + lambda I)^-1 (v_i - mean)       lambda = ridge trace(Sigma)
     u_i   = sqrt(Unc_i / d_eff)                                     d_eff = trace[Sigma (Sigma + lambda I)^-1]
 
-The ridge matters: SOAP covariances are rank deficient, and without it the null directions diverge. u^2 averages to 1 over the
-training set ((n - 1)/n, exactly) whatever n_max, l_max and ridge are; its tails are heavier than chi-squared, so thresholds come
-from held-out quantiles. Unc is the paper's quantity (Kong et al. 2023).
+The ridge matters: SOAP covariances are rank deficient, and without it the null directions diverge. u^2 averages to 1
+over the training set ((n - 1)/n, exactly) whatever n_max, l_max and ridge are; its tails are heavier than chi-squared,
+so thresholds come from held-out quantiles. Unc is the paper's quantity (Kong et al. 2023).
 
-Means and scatter matrices merge by the rule of Chan, Golub and LeVeque, Am. Stat. 37, 242 (1983), doi:10.1080/00031305.1983.10483115.
+Means and scatter matrices merge by the rule of Chan, Golub and LeVeque, Am. Stat. 37, 242 (1983),
+doi:10.1080/00031305.1983.10483115.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _VERSION = 1
 class SoapMahalanobis:
     """u and Unc of every atom, their gradients, and the statistics behind them.
 
-    An element with fewer than two training environments, or whose environments are all equal to 12 digits (a perfect crystal),
-    has u = infinity.
+    An element with fewer than two training environments, or whose environments are all equal to 12 digits (a perfect
+    crystal), has u = infinity.
 
     Evaluations may run in several threads while another one learns.
 
@@ -83,11 +84,12 @@ class SoapMahalanobis:
 
         Args:
             structures: one structure or several.
-            masks: which atoms to learn, (n_atoms,) bool per structure; None: all. For one structure, its mask alone will do.
+            masks: which atoms to learn, (n_atoms,) bool per structure; None: all. For one structure, its mask alone
+                will do.
 
         Raises:
-            UncertaintyError: as :meth:`SoapPowerSpectrum.create`, or a mask of the wrong shape. Structures before the broken
-                one have been learned, nothing of it has.
+            UncertaintyError: as :meth:`SoapPowerSpectrum.create`, or a mask of the wrong shape. Structures before the
+                broken one have been learned, nothing of it has.
         """
         if isinstance(structures, Atoms):
             structures = [structures]
@@ -141,8 +143,8 @@ class SoapMahalanobis:
             dL/d(positions) (n_atoms, 3), 1/Å, and dL/d(strain) (3, 3), symmetric, for r -> (1 + strain) r.
 
         Raises:
-            UncertaintyError: as :meth:`SoapPowerSpectrum.create`; an atom of non-zero weight has infinite Unc; weights of the
-                wrong shape or not finite.
+            UncertaintyError: as :meth:`SoapPowerSpectrum.create`; an atom of non-zero weight has infinite Unc; weights
+                of the wrong shape or not finite.
         """
         arrays = self.soap.arrays(atoms)
         w = _per_atom(1.0 if weights is None else weights, len(atoms), "weights")
@@ -191,7 +193,8 @@ class SoapMahalanobis:
         """
         if other.soap != self.soap:
             raise UncertaintyError(
-                f"cannot merge statistics of {other.soap!r} into those of {self.soap!r}; make both with the same descriptor"
+                f"cannot merge statistics of {other.soap!r} into those of {self.soap!r}; "
+                "make both with the same descriptor"
             )
         self._core.merge(other._core)
 
@@ -202,7 +205,11 @@ class SoapMahalanobis:
         return new
 
     def statistics(self, symbol: str) -> tuple[int, Array, Array]:
-        """Number of environments, mean (n_features,) and scatter sum (v - mean)(v - mean)^T (n_features, n_features) of an element.
+        """What has been learned of one element.
+
+        Returns:
+            The number of environments, their mean (n_features,), and their scatter matrix
+            sum (v - mean)(v - mean)^T (n_features, n_features).
 
         Raises:
             UncertaintyError: the descriptor does not know the element.
@@ -215,8 +222,8 @@ class SoapMahalanobis:
     def save(self, path: str | Path) -> None:
         """Write descriptor, ridge and statistics to one safetensors file, which replaces an old one in a single step.
 
-        Per element X seen: ``X.count`` (1,) int64, ``X.mean`` (n_features,), ``X.scatter`` (n_features, n_features) float64;
-        the descriptor's parameters stand in the metadata as JSON.
+        Per element X seen: ``X.count`` (1,) int64, ``X.mean`` (n_features,) and ``X.scatter``
+        (n_features, n_features) float64; the descriptor's parameters stand in the metadata as JSON.
         """
         path = Path(path)
         tensors: dict[str, np.ndarray] = {}
@@ -275,9 +282,10 @@ class SoapMahalanobis:
             symbol = atoms.symbols[index]
             if symbol in undefined:
                 raise UncertaintyError(
-                    f"the uncertainty of atom {index} ({symbol}) is infinite and has no gradient: {self.counts[symbol]} "
-                    f"environments of {symbol} have been learned, and at least two different ones are needed. Call "
-                    f"update() with structures that contain {symbol}, or leave its atoms out by weight or mask"
+                    f"the uncertainty of atom {index} ({symbol}) is infinite and has no gradient: "
+                    f"{self.counts[symbol]} environments of {symbol} have been learned, and at least two different "
+                    f"ones are needed. Call update() with structures that contain {symbol}, or leave its atoms out "
+                    "by weight or mask"
                 )
 
     def __repr__(self) -> str:

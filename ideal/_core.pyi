@@ -1,0 +1,94 @@
+"""Types of the C++ module; its arrays are C-contiguous (csrc/bindings)."""
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+def available_instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def select_instruction_set(name: str) -> None: ...
+
+class SoapPowerSpectrum:
+    def __init__(self, numbers: list[int], r_cut: float, n_max: int, l_max: int, sigma: float, taper: bool) -> None: ...
+    @property
+    def n_features(self) -> int: ...
+    @property
+    def support(self) -> float: ...
+    @property
+    def taper_width(self) -> float: ...
+    def create(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        centers: np.ndarray | None,
+        threads: int,
+    ) -> Array: ...
+    def pull_back(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        centers: np.ndarray | None,
+        adjoint: np.ndarray,
+        threads: int,
+    ) -> tuple[Array, Array]: ...
+
+class SoapMahalanobis:
+    def __init__(self, soap: SoapPowerSpectrum, ridge: float) -> None: ...
+    def update(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        centers: np.ndarray | None,
+        threads: int,
+    ) -> None: ...
+    def atomic(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        centers: np.ndarray | None,
+        threads: int,
+    ) -> Array: ...
+    def squared_mahalanobis(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        centers: np.ndarray | None,
+        threads: int,
+    ) -> Array: ...
+    def gradient(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        weights: np.ndarray,
+        threads: int,
+    ) -> tuple[Array, Array]: ...
+    def hinge(
+        self,
+        positions: np.ndarray,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        periodic: np.ndarray,
+        floor: np.ndarray,
+        weights: np.ndarray,
+        threads: int,
+    ) -> tuple[float, Array, Array, Array]: ...
+    def merge(self, other: SoapMahalanobis) -> None: ...
+    def copy(self) -> SoapMahalanobis: ...
+    def count(self, species: int) -> int: ...
+    def state(self, species: int) -> tuple[int, Array, Array]: ...
+    def set_state(self, species: int, count: int, mean: np.ndarray, scatter: np.ndarray) -> None: ...
+    def effective_dimension(self, species: int) -> float: ...
