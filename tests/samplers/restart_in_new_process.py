@@ -1,4 +1,4 @@
-"""Load a state (npz without pickle), take steps, save positions, momenta and cell. Arguments: config JSON, in, out, steps."""
+"""Load a state (npz without pickle), take steps, save the end. Arguments: configuration (JSON), in, out, steps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from pair_potential import PairPotential, argon
-
 from ideal.config import MolecularDynamicsConfig
 from ideal.samplers import MolecularDynamics
+from pair_potential import PairPotential, argon
 
 config = MolecularDynamicsConfig.model_validate_json(sys.argv[1])
 state = dict(np.load(Path(sys.argv[2]), allow_pickle=False))

@@ -12,11 +12,11 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
-from .pair_potential import PairPotential, argon
-
 from ideal.config import MolecularDynamicsConfig
 from ideal.errors import ConfigError, SamplerError
 from ideal.samplers import MolecularDynamics, make_sampler
+
+from .pair_potential import PairPotential, argon
 
 ENSEMBLES = ("nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk")
 RAMP = [{"time": 0, "value": 40}, {"time": "0.05 ps", "value": "90 K"}]
@@ -237,7 +237,7 @@ def test_schedules_are_piecewise_linear_and_followed() -> None:
 def test_an_explosion_keeps_the_last_good_step(ensemble: str) -> None:
     dynamics = MolecularDynamics(argon(), PairPotential(), make_config(ensemble), seed=1, max_temperature=300)
     dynamics.advance(3)
-    dynamics.set_calculator(PairPotential(epsilon=3.0))
+    dynamics.set_calculator(PairPotential(epsilon=30.0))
     dynamics.max_force = np.inf
     last = dynamics.state()
     with pytest.raises(

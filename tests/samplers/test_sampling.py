@@ -1,4 +1,4 @@
-"""Whether the samplers sample what they say: temperature, its fluctuation, pressure. Slow, behind the marker ``physics``."""
+"""Whether the samplers sample what they say: temperature, its fluctuation, pressure. Slow (marker ``physics``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from ase import units
 from ase.constraints import FixAtoms
-
 from ideal.config import MolecularDynamicsConfig
 from ideal.samplers import MolecularDynamics
 
