@@ -23,7 +23,7 @@ from ase import Atoms
 
 from ideal.config import LabelGateConfig
 from ideal.errors import LabelError
-from ideal.labelling.codes.base import CodeResult, ReferenceCode
+from ideal.labelling.codes.base import CodeResult, ReferenceCode, first_line
 from ideal.labelling.executors.local import LocalExecutor
 from ideal.labelling.gate import refuse_result, refuse_structure
 from ideal.labelling.store import LabelStore
@@ -218,13 +218,18 @@ class Labeller:
             error = LabelError("canceled by the executor")
         else:
             error = future.exception()
-        self._judge(key, atoms, info, folder, error)
+        try:
+            self._judge(key, atoms, info, folder, error)
+        except Exception as problem:
+            # A future swallows what its callbacks raise: without this, `wait` would wait for ever.
+            self._stop(key, LabelError(f"the result in {folder} could not be judged: {first_line(problem)}"))
 
     def _judge(self, key: str, atoms: Atoms, info: dict[str, Any], folder: Path, error: BaseException | None) -> None:
         """Make a label or a failure of what a calculation left, and commit it."""
         if error is not None and getattr(error, "errno", None) in NO_SPACE:
             self._stop(key, LabelError(f"no space left for {folder}: {error}; free space, then `ideal-run resume`"))
             return
+        result: CodeResult | str
         if error is not None:
             result, seconds = str(error), float(getattr(error, "seconds", 0.0))
         else:

@@ -1,0 +1,206 @@
+"""Quantum ESPRESSO's pw.x (Giannozzi et al. 2017, doi:10.1088/1361-648X/aa8f79), through ASE's input writer and output reader.
+
+The command is split into words and run without a shell. With smearing, pw.x's total energy is the free energy. Use one MPI
+rank per worker on shared cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.units import Rydberg
+
+from ideal.config import EspressoConfig
+from ideal.errors import LabelError, MissingPackageError
+from ideal.labelling.codes.base import CodeResult, first_line, installed_version
+from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
+from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
+
+INSTALL = "apt-get install quantum-espresso (Debian, Ubuntu), or conda install -c conda-forge qe; or give its path in"
+VERSION_SECONDS = 60.0
+OUTPUT = "espresso.pwo"
+
+
+class EspressoCode:
+    """pw.x with the user's pseudopotentials.
+
+    Raises:
+        LabelError: the program does not answer, or a pseudopotential is missing.
+        MissingPackageError: there is no such program.
+
+    Example:
+        >>> code = EspressoCode(EspressoConfig(                                     # doctest: +SKIP
+        ...     pseudo_dir="pseudo", pseudopotentials={"Si": "Si.pbe-rrkj.UPF"}))
+    """
+
+    name = "espresso"
+    energy_kind = "free_energy"
+
+    def __init__(self, config: EspressoConfig) -> None:
+        self.config = config
+        self._command = shlex.split(config.command)
+        if not self._command:
+            raise LabelError("labelling.code.command is empty: write the program, such as pw.x")
+        self._pseudo_dir = Path(config.pseudo_dir).resolve()
+        hashes = {element: _sha256(self._pseudopotential(element)) for element in config.pseudopotentials}
+        self.settings: dict[str, Any] = {
+            "code": self.name,
+            "version": self._version(),
+            "ase_version": installed_version("ase", "labelling"),
+            "vacuum": VACUUM,
+            "pseudopotential_hashes": hashes,
+            **config.model_dump(mode="json", exclude={"type", "command", "pseudo_dir"}),
+        }
+
+    def check(self, elements: Sequence[str]) -> list[str]:
+        """See `ReferenceCode.check`: the program has answered with its version; each pseudopotential is read."""
+        config = self.config
+        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        lines = [
+            f"pw.x {self.settings['version']}: plane waves to {config.ecutwfc:.0f} eV, {sampling}, {config.command!r}"
+        ]
+        for element in elements:
+            path = self._pseudopotential(element)
+            if not re.search(rb"UPF|PP_HEADER|\A\s*'", path.read_bytes()[:5000]):
+                raise LabelError(f"{path} does not look like a pseudopotential; give a UPF file for {element!r}")
+            lines.append(f"{element}: {path.name}")
+        return lines
+
+    def compute(self, atoms: Atoms, folder: Path) -> CodeResult:
+        """See `ReferenceCode.compute`; input and output are ``folder/espresso.pwi`` and ``espresso.pwo``."""
+        from ase.calculators.espresso import Espresso, EspressoProfile
+
+        config = self.config
+        elements = sorted(set(atoms.symbols))
+        for element in elements:
+            self._pseudopotential(element)
+        cell = fully_periodic(atoms)
+        cell.calc = Espresso(
+            profile=EspressoProfile(command=config.command, pseudo_dir=self._pseudo_dir),
+            directory=folder,
+            input_data=self._input(folder),
+            pseudopotentials={element: config.pseudopotentials[element] for element in elements},
+            kpts=(grid := kpoint_grid(atoms, config.kpoint_length)),
+            koffset=kpoint_shift(grid),
+        )
+        try:
+            energy = cell.get_potential_energy(force_consistent=True)
+            forces = cell.get_forces(apply_constraint=False)
+            stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
+        except (subprocess.CalledProcessError, OSError) as error:
+            raise LabelError(self._cause(folder, first_line(error))) from error
+        except (AssertionError, LookupError, RuntimeError, ValueError) as error:
+            raise LabelError(self._cause(folder, f"its output could not be read ({first_line(error)})")) from error
+        finally:
+            shutil.rmtree(folder / "scratch", ignore_errors=True)
+        if "convergence NOT achieved" in _text(folder / OUTPUT):
+            raise LabelError(self._cause(folder, ""))
+        return CodeResult(
+            energy=float(energy),
+            forces=np.array(forces, dtype=np.float64),
+            stress=None if stress is None else np.array(stress, dtype=np.float64),
+            energy_kind=self.energy_kind,
+        )
+
+    def _input(self, folder: Path) -> dict[str, Any]:
+        config = self.config
+        ecutrho = 4 * config.ecutwfc if config.ecutrho is None else config.ecutrho
+        system: dict[str, Any] = {"ecutwfc": config.ecutwfc / Rydberg, "ecutrho": ecutrho / Rydberg, "nosym": True}
+        if config.smearing > 0:
+            system |= {"occupations": "smearing", "smearing": "fermi-dirac", "degauss": config.smearing / Rydberg}
+        else:
+            system |= {"occupations": "fixed"}
+        if config.input_dft is not None:
+            system["input_dft"] = config.input_dft
+        return {
+            "control": {
+                "calculation": "scf",
+                "tprnfor": True,
+                "tstress": True,
+                "disk_io": "none",
+                "outdir": str(folder / "scratch"),
+            },
+            "system": system,
+            "electrons": {"conv_thr": config.conv_thr, "electron_maxstep": config.max_iterations},
+        }
+
+    def _pseudopotential(self, element: str) -> Path:
+        name = self.config.pseudopotentials.get(element)
+        found = sorted(
+            path.name for path in self._pseudo_dir.glob("*") if re.match(rf"{element}[._\-]", path.name, re.I)
+        )
+        hint = f"files found for {element}: {', '.join(found) or 'none'}"
+        if name is None:
+            raise LabelError(
+                f"no pseudopotential for {element!r}: add it to labelling.code.pseudopotentials (folder {self._pseudo_dir}, "
+                f"{hint})"
+            )
+        path = self._pseudo_dir / name
+        if not path.is_file():
+            raise LabelError(
+                f"the pseudopotential {name!r} of {element!r} is not in labelling.code.pseudo_dir {self._pseudo_dir}; {hint}"
+            )
+        return path
+
+    def _version(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                done = subprocess.run(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    timeout=VERSION_SECONDS,
+                    check=False,
+                )
+            except FileNotFoundError as error:
+                raise MissingPackageError(
+                    self._command[0], "labelling with Quantum ESPRESSO", f"{INSTALL} labelling.code.command"
+                ) from error
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise LabelError(
+                    f"labelling.code.command {self.config.command!r} does not answer: {first_line(error)}"
+                ) from error
+        output = done.stdout.decode(errors="replace")
+        found = re.search(r"Program PWSCF\s+v\.?\s*(\S+)", output)
+        if found is None:
+            last = (output.strip().splitlines() or ["nothing"])[-1]
+            raise LabelError(
+                f"labelling.code.command {self.config.command!r} is not pw.x, or cannot start: it printed {last!r}"
+            )
+        return found.group(1)
+
+    def _cause(self, folder: Path, fallback: str) -> str:
+        """What pw.x says about its failure."""
+        output = _text(folder / OUTPUT)
+        if "convergence NOT achieved" in output:
+            return (
+                f"pw.x did not converge in {self.config.max_iterations} SCF iterations; raise "
+                "labelling.code.max_iterations or smearing"
+            )
+        routine = re.search(r"Error in routine\s+(.+?):?\s*\n\s*(.+?)\s*\n", output)
+        if routine is not None:
+            return f"pw.x stopped in {routine.group(1)}: {routine.group(2)}"
+        return f"pw.x failed: {fallback}"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
