@@ -1,0 +1,314 @@
+"""Everything that can be known to be wrong before a run spends its first expensive minute.
+
+`findings` goes through the configuration in the order of cost and yields one `Finding` per question.
+``ideal-run check`` shows them all; ``ideal-run run`` stops at the first problem.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ideal.config import Config, TrajectoryConfig
+from ideal.errors import ConfigError, IdealError, TrainingError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_OVERLAP = 0.5
+_CLOSE = 0.7
+_SMALL_DISK = 1 << 30
+_FULL_DISK = 50 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Answer to one question.
+
+    Attributes:
+        level: "ok", "warning" (the run would start) or "problem" (it would fail).
+        topic: what was looked at.
+        text: the answer; for a problem the value and the remedy.
+        error: the exception whose class gives the exit code of a problem.
+    """
+
+    level: Literal["ok", "warning", "problem"]
+    topic: str
+    text: str
+    error: IdealError | None = None
+
+
+def findings(config: Config, output: Path) -> Iterator[Finding]:
+    """Check a validated configuration.
+
+    Args:
+        config: with absolute paths, as `ideal.config.load_config` returns it.
+        output: the run directory to be.
+
+    Yields:
+        Findings, as soon as each is known. A question that a problem makes pointless is left out.
+    """
+    yield from _machine(config, output)
+    elements: set[str] = set()
+    broken = False
+    for trajectory in config.trajectories:
+        for finding in _guarded(f"structure {trajectory.name}", lambda t=trajectory: _structure(t, config, elements)):  # type: ignore[misc]
+            broken = broken or finding.level == "problem"
+            yield finding
+    known: set[str] = set()
+    for finding in _guarded("data", lambda: _data(config, known)):
+        broken = broken or finding.level == "problem"
+        yield finding
+    if broken:
+        return
+    yield from _guarded("elements", lambda: _elements(config, elements, known))
+    yield from _guarded("code", lambda: _code(config, sorted(elements | known)))
+
+
+def stop_at_problem(config: Config, output: Path) -> list[str]:
+    """Raise the first problem of the quick checks; return the warnings.
+
+    Raises:
+        IdealError: the problem, with the exit code of its kind.
+    """
+    warnings = []
+    for finding in findings(config, output):
+        if finding.level == "problem":
+            raise finding.error or ConfigError(finding.text)
+        if finding.level == "warning":
+            warnings.append(f"{finding.topic}: {finding.text}")
+    return warnings
+
+
+def _guarded(topic: str, question: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a question; an error that it raises is its last finding."""
+    try:
+        yield from question()
+    except IdealError as error:
+        yield Finding("problem", topic, str(error), error)
+
+
+# --- machine ----------------------------------------------------------------------------------------------------------
+
+
+def _machine(config: Config, output: Path) -> Iterator[Finding]:
+    folder = output
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        error = ConfigError(f"output {output}: {folder} cannot be written; choose another place with --output")
+        yield Finding("problem", "output", str(error), error)
+        return
+    if output.is_dir() and any(output.iterdir()):
+        yield Finding(
+            "warning", "output", f"{output} is not empty; `ideal-run run` will want another --output, or resume it"
+        )
+    free = shutil.disk_usage(folder).free
+    size = f"{free / 2**30:.1f} GiB free in {folder}"
+    if free < _FULL_DISK:
+        error = ConfigError(f"output {output}: only {free / 2**20:.0f} MiB free; free space or choose another --output")
+        yield Finding("problem", "disk", str(error), error)
+    else:
+        yield Finding("warning" if free < _SMALL_DISK else "ok", "disk", size)
+    cores = _cores()
+    wanted = max(config.labelling.workers, config.model.threads, config.uncertainty.threads)
+    text = (
+        f"{config.labelling.workers} labelling workers, {config.model.threads} model and "
+        f"{config.uncertainty.threads} uncertainty threads on {cores} cores"
+    )
+    if wanted > cores:
+        yield Finding("warning", "threads", f"{text}: they will slow each other down; lower labelling.workers")
+    else:
+        yield Finding("ok", "threads", text)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- structures -------------------------------------------------------------------------------------------------------
+
+
+def _structure(trajectory: TrajectoryConfig, config: Config, elements: set[str]) -> Iterator[Finding]:
+    from ideal.dataset.files import read_structures
+
+    topic = f"structure {trajectory.name}"
+    atoms = read_structures(trajectory.structure)[-1]
+    elements.update(atoms.get_chemical_symbols())
+    sound_structure(atoms, str(trajectory.structure), config.labelling.gate.min_distance)
+    repeat = trajectory.repeat
+    n_atoms = len(atoms) * repeat[0] * repeat[1] * repeat[2]
+    for index in trajectory.sampler.fix_atoms:
+        if not -n_atoms <= index < n_atoms:
+            raise ConfigError(
+                f"trajectory {trajectory.name}: fix_atoms names atom {index} of {n_atoms}; count from 0 to "
+                f"{n_atoms - 1}"
+            )
+    whole = n_atoms <= config.embedding.max_atoms
+    yield Finding(
+        "ok",
+        topic,
+        f"{n_atoms} atoms of {', '.join(sorted(set(atoms.get_chemical_symbols())))}"
+        + (", small enough to be labelled whole" if whole else ""),
+    )
+    yield from _close_pairs(atoms, topic)
+    yield from _thin_cell(atoms, trajectory, config, topic)
+
+
+def sound_structure(atoms: Atoms, source: str, min_distance: float) -> None:
+    """Refuse positions that are not finite, cells without extent and overlapping atoms.
+
+    Args:
+        atoms: the structure.
+        source: its file, for the message.
+        min_distance: ``labelling.gate.min_distance``, Å.
+
+    Raises:
+        ConfigError: names atoms, value and remedy.
+    """
+    from ideal.config import LabelGateConfig
+    from ideal.labelling.gate import refuse_structure
+
+    reason = refuse_structure(atoms, LabelGateConfig(min_distance=min_distance))
+    if reason is not None:
+        raise ConfigError(f"{source}: {reason}; correct the structure")
+    pair = _closest_pair(atoms, _OVERLAP)
+    if pair is not None:
+        raise ConfigError(f"{source}: {pair}: they overlap; correct the structure or its cell")
+
+
+def _closest_pair(atoms: Atoms, fraction: float) -> str | None:
+    """The pair nearest to each other in units of bonded distance, when below ``fraction`` of it."""
+    import numpy as np
+    from ase.data import covalent_radii
+    from ase.neighborlist import neighbor_list
+
+    radii = covalent_radii[atoms.numbers]
+    first, second, distance = neighbor_list("ijd", atoms, list(fraction * radii))
+    if len(distance) == 0:
+        return None
+    worst = int(np.argmin(distance / (radii[first] + radii[second])))
+    i, j = sorted((int(first[worst]), int(second[worst])))
+    what = (
+        f"atom {i} ({atoms.symbols[i]}) and its own periodic image"
+        if i == j
+        else f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]})"
+    )
+    return f"{what} are {distance[worst]:.2f} Å apart (bonded atoms: {radii[i] + radii[j]:.2f} Å)"
+
+
+def _close_pairs(atoms: Atoms, topic: str) -> Iterator[Finding]:
+    pair = _closest_pair(atoms, _CLOSE)
+    if pair is not None:
+        yield Finding("warning", topic, f"{pair}; is that meant?")
+
+
+def _thin_cell(atoms: Atoms, trajectory: TrajectoryConfig, config: Config, topic: str) -> Iterator[Finding]:
+    import numpy as np
+
+    if not atoms.pbc.any():
+        return
+    heights = 1.0 / np.linalg.norm(atoms.cell.complete().reciprocal(), axis=1)
+    cutoff = max(config.model.cutoff, config.uncertainty.soap.r_cut)
+    total = heights * trajectory.repeat
+    thin = [axis for axis in range(3) if atoms.pbc[axis] and total[axis] < cutoff]
+    if thin:
+        wanted = [int(np.ceil(2 * cutoff / heights[a])) if atoms.pbc[a] else trajectory.repeat[a] for a in range(3)]
+        yield Finding(
+            "warning",
+            topic,
+            f"cell too small: {total[thin[0]]:.1f} Å along axis {thin[0]}, below the cutoff {cutoff:g} Å, so that "
+            f"atoms move together with their images; set trajectories.repeat: {wanted}",
+        )
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _data(config: Config, known: set[str]) -> Iterator[Finding]:
+    from ideal.dataset.files import read_labels, read_labels_and_structures
+
+    dataset = config.dataset
+    gate = config.labelling.gate.min_distance
+    if dataset.initial is not None:
+        labels, unlabelled = read_labels_and_structures(dataset.initial)
+        structures = [label.atoms for label in labels] + unlabelled
+        for atoms in structures:
+            known.update(atoms.get_chemical_symbols())
+            sound_structure(atoms, str(dataset.initial), gate)
+        text = f"{len(structures)} structures in {dataset.initial.name}"
+        if unlabelled:
+            yield Finding("warning", "data", f"{text}, {len(unlabelled)} without energy and forces: labelled first")
+        else:
+            yield Finding("ok", "data", f"{text}, all labelled")
+    if dataset.rattled.count:
+        yield Finding("ok", "data", f"{dataset.rattled.count} rattled structures will be made and labelled first")
+    if dataset.held_out is not None:
+        labels = read_labels(dataset.held_out)
+        yield Finding("ok", "held out", f"{len(labels)} labelled frames in {dataset.held_out.name}")
+
+
+def _elements(config: Config, elements: set[str], known: set[str]) -> Iterator[Finding]:
+    """The elements of the model, the structures and the data, held against each other."""
+    model = _model_elements(config)
+    missing = sorted((elements | known) - set(model)) if model is not None else []
+    if model is not None and missing:
+        raise TrainingError(
+            f"the model does not know {', '.join(missing)} (it knows {', '.join(model)}); "
+            + (
+                "add them to model.elements"
+                if config.model.path is None
+                else "start from another model.path, or from none"
+            )
+        )
+    if config.dataset.rattled.count == 0 and elements - known:
+        raise ConfigError(
+            f"dataset.initial holds no {', '.join(sorted(elements - known))}, which the structures hold; add such "
+            "structures to the file or set dataset.rattled.count"
+        )
+    if config.model.path is not None and model is None:
+        yield Finding(
+            "warning", "model", f"{config.model.path} is a matgl name; what it knows is seen when it is loaded"
+        )
+    else:
+        yield Finding("ok", "elements", ", ".join(sorted(model or elements | known)))
+
+
+def _model_elements(config: Config) -> Sequence[str] | None:
+    """Elements of the model as far as they are known without loading it; None: unknown."""
+    if config.model.path is None:
+        return config.model.elements
+    folder = Path(config.model.path)
+    if not folder.is_dir():
+        if os.sep in config.model.path:
+            raise TrainingError(
+                f"model.path {config.model.path}: no such folder; name a model directory or a matgl model"
+            )
+        return None
+    from ideal.models.m3gnet import M3GNetPotential
+
+    return M3GNetPotential.load(folder, device="cpu").elements
+
+
+# --- code and worker --------------------------------------------------------------------------------------------------
+
+
+def _code(config: Config, elements: list[str]) -> Iterator[Finding]:
+    """Start one worker process as the run will and let the code answer there."""
+    from ideal.labelling.codes import make_code
+    from ideal.labelling.labeller import check_workers
+
+    code = make_code(config.labelling.code)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ideal-check-") as folder:
+        lines = check_workers(code, elements, folder)
+    for line in lines:
+        yield Finding("ok", "code", line)
+    yield Finding("ok", "worker", f"a worker process started and answered in {time.monotonic() - start:.1f} s")
