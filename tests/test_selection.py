@@ -1,0 +1,96 @@
+"""Which atoms of a frame earn a label."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ideal.config import SelectionConfig
+from ideal.errors import UncertaintyError
+from ideal.records import Frame
+from ideal.selection import select
+
+
+def frame_of(atoms: Atoms) -> Frame:
+    return Frame(atoms, "md", 40)
+
+
+def line(*x: float, cell: float = 30.0, pbc: bool = True) -> Frame:
+    return frame_of(Atoms(f"H{len(x)}", [(value, 0, 0) for value in x], cell=[cell] * 3, pbc=pbc))
+
+
+def test_nothing_above_the_threshold() -> None:
+    selection = select(line(0, 10), [1.0, 2.0], 2.0, SelectionConfig())
+    assert selection.indices.shape == (0,)
+    assert selection.indices.dtype == np.int64
+    assert selection.threshold == 2.0
+    assert selection.u.tolist() == [1.0, 2.0]
+    assert selection.frame.step == 40
+
+
+def test_most_uncertain_first_then_the_next_far_enough() -> None:
+    frame = line(0, 3, 10, 20)
+    selection = select(frame, [5, 6, 4, 3], 2.0, SelectionConfig(max_per_frame=3, min_distance=6.0))
+    assert selection.indices.tolist() == [1, 2, 3]
+
+
+def test_at_most_max_per_frame() -> None:
+    assert select(line(0, 10, 20), [5, 6, 7], 2.0, SelectionConfig(max_per_frame=2)).indices.tolist() == [2, 1]
+
+
+def test_infinite_comes_first_and_ties_go_by_index() -> None:
+    config = SelectionConfig(max_per_frame=4)
+    assert select(line(0, 7, 14, 21), [5, np.inf, 5, np.inf], 2.0, config).indices.tolist() == [1, 3, 0, 2]
+
+
+def test_distance_goes_through_the_boundary() -> None:
+    config = SelectionConfig(max_per_frame=2, min_distance=6.0)
+    assert select(line(0.5, 28, pbc=True), [5, 6], 2.0, config).indices.tolist() == [1]
+    assert select(line(0.5, 28, pbc=False), [5, 6], 2.0, config).indices.tolist() == [1, 0]
+    open_cell = frame_of(Atoms("H2", [(0, 0, 0), (0, 0, 9)]))
+    assert select(open_cell, [5, 6], 2.0, config).indices.tolist() == [1, 0]
+
+
+def test_distance_in_a_strongly_sheared_cell() -> None:
+    """The nearest image is not the one that rounding scaled coordinates finds."""
+    cell = [[10, 0, 0], [14.9, 10, 0], [0, 0, 40]]
+    atoms = Atoms("H2", positions=[[0, 0, 0], [9.9 + 14.9 - 20, 9.5, 0]], cell=cell, pbc=True)
+    images = [
+        np.linalg.norm(atoms.positions[1] + np.array([i, j, 0]) @ cell) for i in range(-4, 5) for j in range(-3, 4)
+    ]
+    assert min(images) < 3
+    chosen = select(frame_of(atoms), [5, 4], 2.0, SelectionConfig(min_distance=3.0)).indices
+    assert chosen.tolist() == [0]
+
+
+def test_zero_distance_allows_neighbors() -> None:
+    frame = frame_of(bulk("Li", cubic=True).repeat(2))
+    config = SelectionConfig(max_per_frame=100, min_distance=0)
+    assert len(select(frame, np.full(16, 9.0), 2.0, config).indices) == 16
+
+
+def test_wrong_input() -> None:
+    with pytest.raises(UncertaintyError, match=r"shape \(3,\) for a frame of 2 atoms"):
+        select(line(0, 10), [1, 2, 3], 2.0, SelectionConfig())
+    with pytest.raises(UncertaintyError, match="step 40: the uncertainty of atom 1 is not a number"):
+        select(line(0, 10), [1, np.nan], 2.0, SelectionConfig())
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), limit=st.integers(1, 6), distance=st.floats(0, 5))
+def test_greedy_rule_on_random_frames(seed: int, limit: int, distance: float) -> None:
+    rng = np.random.default_rng(seed)
+    cell = np.diag([8.0, 9.0, 10.0]) + rng.uniform(-2, 2, (3, 3))
+    atoms = Atoms("H20", scaled_positions=rng.uniform(size=(20, 3)), cell=cell, pbc=rng.integers(0, 2, 3))
+    u = rng.uniform(0, 4, 20)
+    chosen = select(frame_of(atoms), u, 2.0, SelectionConfig(max_per_frame=limit, min_distance=distance)).indices
+    assert np.all(np.diff(u[chosen]) <= 0)
+    distances = atoms.get_all_distances(mic=True)
+    expected: list[int] = []
+    for index in np.argsort(-u):
+        if u[index] > 2.0 and len(expected) < limit and all(distances[index, e] >= distance for e in expected):
+            expected.append(int(index))
+    assert chosen.tolist() == expected
