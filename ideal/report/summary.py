@@ -1,0 +1,235 @@
+"""The numbers of a report as text: the tiles at its top and its tables."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ideal.config import GpawConfig, TrajectoryConfig
+from ideal.report.data import RunData
+from ideal.report.drawing import run_time
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the report."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a name and a value under a heading."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+def tiles(run: RunData) -> list[Tile]:
+    """The most important numbers; those that do not exist yet are left out."""
+    found = []
+    before, after = run.held_out_before, run.held_out_after
+    if before and after:
+        found.append(
+            Tile(
+                "held-out force MAE",
+                f"{after.errors.force:.3g} eV/Å",
+                f"{factor(before.errors.force, after.errors.force)} (was {before.errors.force:.3g})",
+            )
+        )
+        found.append(
+            Tile(
+                "held-out energy MAE",
+                f"{1000 * after.errors.energy:.3g} meV/atom",
+                f"{factor(before.errors.energy, after.errors.energy)} (was {1000 * before.errors.energy:.3g})",
+            )
+        )
+    elif before:
+        found.append(Tile("held-out force MAE", f"{before.errors.force:.3g} eV/Å", "before learning"))
+    if run.log.labels:
+        done, failed, waiting = (run.log.count(state) for state in ("done", "failed", "waiting"))
+        detail = f"{failed} failed" + (f", {waiting} waiting" if waiting else "")
+        found.append(Tile("labels of the dynamics", f"{done}", detail))
+    ends = [float(trace.times[-1]) for trace in run.log.traces.values()]
+    if ends:
+        time = run_time(run)
+        steps = sum(int(trace.steps[-1]) for trace in run.log.traces.values())
+        detail = f"{len(ends)} trajectories" if len(ends) > 1 else f"{steps:,} steps"
+        found.append(Tile("simulated time", time.say(sum(ends)), detail))
+    if run.wall_seconds > 0:
+        found.append(Tile("wall time", duration(run.wall_seconds), run.state))
+    return found
+
+
+def tables(run: RunData) -> list[Table]:
+    """All tables of the report."""
+    made = [
+        Table("Results", tuple(_results(run))),
+        *(Table(f"Trajectory {name}", tuple(rows)) for name, rows in _trajectories(run)),
+        Table("Model and reference", tuple(_settings(run))),
+        Table("Provenance", tuple(_provenance(run.provenance))),
+    ]
+    return [table for table in made if table.rows]
+
+
+def factor(before: float, after: float) -> str:
+    """How an error changed, in words."""
+    if not (before > 0 and after > 0):
+        return "no factor"
+    ratio = before / after
+    return f"{ratio:.2f} times lower" if ratio >= 1 else f"{1 / ratio:.2f} times higher"
+
+
+def duration(seconds: float) -> str:
+    """A time span in words, such as ``12 min 5 s``.
+
+    Example:
+        >>> duration(725.2)
+        '12 min 5 s'
+    """
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _results(run: RunData) -> Iterator[Row]:
+    log = run.log
+    resumed = {0: "", 1: ", resumed once"}.get(log.resumed, f", resumed {log.resumed} times")
+    yield "State of the run", run.state + resumed
+    if math.isfinite(log.started):
+        yield "Started", f"{datetime.datetime.fromtimestamp(log.started, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if run.wall_seconds > 0:
+        yield "Wall time", duration(run.wall_seconds)
+    if run.n_initial:
+        yield "Initial labels", f"{run.n_initial}"
+    if log.labels:
+        yield "Labels asked by the dynamics", f"{sum(log.count(state) for state in ('done', 'failed', 'waiting'))}"
+        yield "Labels done", f"{log.count('done')}"
+        yield "Labels failed", f"{log.count('failed')}"
+        worker_seconds = sum(label.seconds for label in log.labels if math.isfinite(label.seconds))
+        yield "Worker time for all labels", duration(worker_seconds)
+    if log.cells:
+        accepted = sum(cell.accepted for cell in log.cells)
+        yield "Embedded cells", f"{accepted} accepted, {len(log.cells) - accepted} refused"
+    if log.updates:
+        yield "Updates of the model", f"{len(log.updates)}"
+    before, after = run.held_out_before, run.held_out_after
+    for name, unit, scale, attribute in (
+        ("force", "eV/Å", 1.0, "force"),
+        ("energy", "meV/atom", 1000.0, "energy"),
+        ("stress", "GPa", 1.0, "stress"),
+    ):
+        values = [scale * getattr(side.errors, attribute) if side else math.nan for side in (before, after)]
+        if all(map(math.isfinite, values)):
+            yield (
+                f"Held-out {name} MAE, before → after",
+                f"{values[0]:.4g} → {values[1]:.4g} {unit} ({factor(*values)})",
+            )
+        elif math.isfinite(values[0]):
+            yield f"Held-out {name} MAE before learning", f"{values[0]:.4g} {unit}"
+    if before:
+        yield "Held-out structures", f"{len(before.reference_energies)}"
+
+
+def _trajectories(run: RunData) -> Iterator[tuple[str, list[Row]]]:
+    configured = {trajectory.name: trajectory for trajectory in run.config.trajectories} if run.config else {}
+    time = run_time(run)
+    for name in sorted({*configured, *run.frames, *run.log.traces}):
+        rows: list[Row] = []
+        if name in run.frames:
+            atoms = run.frames[name].atoms[0]
+            rows.append(("Atoms", f"{len(atoms):,} ({atoms.get_chemical_formula(mode='metal', empirical=False)})"))
+        if name in configured:
+            rows += _sampler(configured[name])
+        if name in run.log.traces:
+            trace = run.log.traces[name]
+            planned = f" of {configured[name].sampler.steps:,}" if name in configured else ""
+            rows += [
+                ("Steps", f"{int(trace.steps[-1]):,}{planned}"),
+                ("Simulated time", time.say(float(trace.times[-1]))),
+                ("Checks", f"{len(trace.steps):,}, {int((trace.max_u > trace.threshold).sum()):,} above the threshold"),
+                ("Threshold of u", f"{trace.threshold[-1]:.4g}"),
+            ]
+        if name in run.log.failed_trajectories:
+            rows.append(("Stopped", run.log.failed_trajectories[name]))
+        yield name, rows
+
+
+def _sampler(trajectory: TrajectoryConfig) -> list[Row]:
+    sampler = trajectory.sampler
+    rows = [
+        ("Ensemble", sampler.ensemble),
+        ("Time step", f"{sampler.timestep:g} fs"),
+    ]
+    if sampler.ensemble != "nve":
+        targets = sampler.schedule("temperature")[1]
+        rows.append(("Target temperature", " → ".join(f"{value:g}" for value in targets) + " K"))
+    if sampler.ensemble.startswith("npt"):
+        targets = sampler.schedule("pressure")[1]
+        rows.append(("Target pressure", " → ".join(f"{value:g}" for value in targets) + " eV/Å³"))
+    rows.append(("Structure", trajectory.structure.name))
+    return rows
+
+
+def _settings(run: RunData) -> Iterator[Row]:
+    if run.config is None:
+        return
+    model, soap, code = run.config.model, run.config.uncertainty.soap, run.config.labelling.code
+    if model.path is not None:
+        yield "Model", f"M3GNet from {model.path}"
+    else:
+        yield (
+            "Model",
+            f"M3GNet, {model.n_blocks} blocks of {model.units} units, max_n {model.max_n}, max_l {model.max_l}, "
+            f"cutoffs {model.cutoff:g} and {model.threebody_cutoff:g} Å",
+        )
+    yield "Descriptor", f"SOAP, r_cut {soap.r_cut:g} Å, n_max {soap.n_max}, l_max {soap.l_max}, sigma {soap.sigma:g} Å"
+    embedding = run.config.embedding
+    yield "Embedding", f"core radius {embedding.r_core:g} Å, margin up to {embedding.margin:g} Å"
+    yield "Reference code", code.type
+    if isinstance(code, GpawConfig):
+        yield "Functional, plane-wave cutoff", f"{code.xc}, {code.cutoff:g} eV"
+        yield "Smearing, k-point length", f"{code.smearing:g} eV, {code.kpoint_length:g} Å"
+    else:
+        yield (
+            "Reference settings",
+            ", ".join(f"{key} {value}" for key, value in code.model_dump(mode="json").items() if key != "type"),
+        )
+    yield "Label workers", f"{run.config.labelling.workers}"
+    yield "Seed", f"{run.config.seed}"
+
+
+def _provenance(content: Mapping[str, Any]) -> Iterator[Row]:
+    for key, value in content.items():
+        if key == "sessions" and isinstance(value, list):
+            yield "sessions", f"{len(value)}"
+            last = value[-1] if value and isinstance(value[-1], Mapping) else {}
+            if "command" in last:
+                yield "command", _plain(last["command"])
+        elif isinstance(value, Mapping):
+            for inner, item in value.items():
+                name = f"{inner}" if key == "versions" else f"{key}: {inner}"
+                yield name, _plain(item)
+        else:
+            yield key.replace("_", " "), _plain(value)
+    yield "report made with Python", platform.python_version()
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value)
