@@ -104,13 +104,17 @@ class StageFinished(Event):
 
 @dataclass(frozen=True)
 class Pretrained(Event):
-    """The model has learned the initial data; ``before`` and ``after`` are its errors on them."""
+    """The model has learned the initial data; ``before`` and ``after`` are its errors on what it was trained on.
+
+    ``validation`` holds those on the part that was kept back, null without such a part.
+    """
 
     name: ClassVar[str] = "pretrained"
 
     labels: int
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
+    validation: Mapping[str, float | None] | None
     seconds: float
 
 
@@ -204,7 +208,10 @@ class LabelFailed(Event):
 
 @dataclass(frozen=True)
 class Updated(Event):
-    """The model and the distribution have learned; errors are those on the new labels."""
+    """The model and the distribution have learned; errors are those on the new labels.
+
+    ``rolled_back`` is true when the update did not help and the model was put back; ``model`` is its fingerprint.
+    """
 
     name: ClassVar[str] = "updated"
 
@@ -214,6 +221,7 @@ class Updated(Event):
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
     seconds: float
+    rolled_back: bool
     model: str
 
 

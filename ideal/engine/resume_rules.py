@@ -1,7 +1,7 @@
 """Which keys of ``config.yaml`` may change between two sessions of one run.
 
-Anything that decides what was computed so far must stay; only how long the run goes on and how labels are dispatched may
-change.
+Anything that decides what was computed so far must stay; only how long the run goes on and how labels are dispatched
+may change.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], source: str)
         if key in ALLOWED or key in _IGNORED or grows:
             continue
         raise ConfigError(
-            f"{source}: {key} was {before!r} and is now {after!r}; a run can be resumed only with the configuration it was "
-            f"started with: put the old value back or start a new run (may change: {', '.join(ALLOWED)}, a larger "
-            "sampler.steps)"
+            f"{source}: {key} was {before!r} and is now {after!r}; a run can be resumed only with the configuration "
+            f"it was started with: put the old value back or start a new run (may change: {', '.join(ALLOWED)}, a "
+            "larger sampler.steps)"
         )
 
 

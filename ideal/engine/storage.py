@@ -24,9 +24,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_disk_full(error):
             raise
         raise disk_full(path, error) from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the disk or the quota is full."""
+    return error.errno in _FULL
 
 
 def disk_full(path: Path, error: OSError) -> IdealError:

@@ -12,8 +12,8 @@ STAGES = ("md", "uncertainty", "embedding", "labelling_wait", "training", "evalu
 class StageTimes:
     """A stopwatch per stage.
 
-    Stages may nest: what an inner one takes is not counted by the outer one, so that the times add up to no more than the
-    wall time.
+    Stages may nest: what an inner one takes is not counted by the outer one, so that the times add up to no more than
+    the wall time.
 
     Attributes:
         seconds: wall time by stage.

@@ -1,0 +1,377 @@
+"""The loop: trajectories move, what they meet is scored, embedded, labelled and learned, and they go on.
+
+    start   initial labels, pretrain, distribution and threshold, held-out errors, checkpoint
+    loop    move to the next check, score every atom, select and embed, checkpoint, wait for labels, learn, checkpoint
+    end     held-out errors, summary
+
+In serial mode the trajectories take turns in a fixed order, and one that asks is answered before the next moves: the
+same seed gives the same run. In concurrent mode the others move on while labels are calculated.
+
+A run can be killed at any moment. The state is saved before cells are sent out and after they are learned, every label
+is committed when it arrives, and every random number comes from a seed of its own; so a resumed run repeats what came
+after the last checkpoint and finds its labels in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ideal.config import Config, dump_config, load_config
+from ideal.engine import engine_state
+from ideal.engine.answering import announce, learn, training_progress
+from ideal.engine.asking import Asker
+from ideal.engine.calculations import Calculations
+from ideal.engine.checkpoint import Checkpoints
+from ideal.engine.events import LabelSubmitted, Pretrained, Resumed, RunFinished, RunStarted
+from ideal.engine.held_out import evaluate_held_out
+from ideal.engine.interruption import InterruptedRun, StopRequest
+from ideal.engine.journal import Journal, Listener
+from ideal.engine.learner import Learner, errors_as_dict
+from ideal.engine.mover import Mover
+from ideal.engine.provenance import provenance, session
+from ideal.engine.run_directory import RunDirectory
+from ideal.engine.seeds import derive_seed
+from ideal.engine.startup import StartingPoint, label_initial, read_starting_point
+from ideal.engine.storage import disk_full, is_disk_full
+from ideal.engine.summary import RunSummary, summarize
+from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
+from ideal.errors import EmbeddingError, IdealError, SamplerError, UncertaintyError
+from ideal.models.calculator import IdealCalculator
+from ideal.samplers import make_sampler
+
+RUNNING, WAITING = TrajectoryStatus.RUNNING, TrajectoryStatus.WAITING
+FINISHED, FAILED = TrajectoryStatus.FINISHED, TrajectoryStatus.FAILED
+
+LABEL_WAIT = 0.5
+"""Seconds between two looks at a stop request while the run waits for labels."""
+
+
+class Engine:
+    """Runs one configuration in one run directory.
+
+    Use `create` or `resume`, then `run` once.
+
+    Args:
+        config: the run's configuration.
+        run_directory: opened and locked; `run` closes it.
+        listener: called with every event.
+
+    Example:
+        >>> summary = Engine.create(load_config("config.yaml"), "runs/lithium").run()
+        >>> summary.labels.done
+        17
+    """
+
+    def __init__(self, config: Config, run_directory: RunDirectory, listener: Listener | None = None) -> None:
+        self.config = config
+        self.directory = run_directory
+        self._journal = Journal(run_directory, listener)
+        self._checkpoints = Checkpoints(run_directory.path / "checkpoints")
+        self._stop = StopRequest()
+        self._learner: Learner | None = None
+        self._trajectories: list[Trajectory] = []
+        self._turn = 0
+
+    @classmethod
+    def create(cls, config: Config, path: str | Path, listener: Listener | None = None) -> Engine:
+        """A new run in a new folder.
+
+        Raises:
+            ConfigError: the folder exists and holds something; nothing in it is touched.
+        """
+        return cls(config, RunDirectory.create(path, dump_config(config)), listener)
+
+    @classmethod
+    def resume(cls, path: str | Path, listener: Listener | None = None) -> Engine:
+        """The run in a folder, from its latest checkpoint; from the beginning when it has none yet.
+
+        Raises:
+            ConfigError: the folder holds no run, or its ``config.yaml`` was changed in a key that may not change.
+            IdealError: another process runs there.
+        """
+        directory = RunDirectory.open(path)
+        try:
+            source = directory.path / "config.yaml"
+            config = load_config(source)
+            engine = cls(config, directory, listener)
+            folder = engine._checkpoints.latest()
+            if folder is not None:
+                engine_state.check_config(folder, config, str(source))
+        except BaseException:
+            directory.close()
+            raise
+        return engine
+
+    def run(self) -> RunSummary:
+        """Run to the end, or until Ctrl-C or SIGTERM ask it to stop.
+
+        Returns:
+            The summary; its status is "interrupted" when the run was asked to stop.
+
+        Raises:
+            SamplerError: every trajectory failed.
+            LabelError: no initial label could be computed.
+            ConfigError, TrainingError, UncertaintyError, IdealError: as their messages say; the run can be resumed.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.directory.close)
+            stack.enter_context(self._stop.listening())
+            try:
+                self._calculations = Calculations(self.config.labelling, self.directory)
+                stack.callback(self._calculations.close)
+                self._begin()
+                while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
+                    self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
+                    self._status("running", now=False)
+                return self._finish()
+            except InterruptedRun:
+                return self._interrupted()
+            except OSError as error:
+                self._note_failure(error)
+                if is_disk_full(error):
+                    raise disk_full(self.directory.path, error) from error
+                raise
+            except Exception as error:
+                self._note_failure(error)
+                raise
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start a new run, or go on from the latest checkpoint."""
+        folder = self._checkpoints.latest()
+        is_new = self._note_session()
+        start = read_starting_point(self.config)
+        self._held_out = start.held_out
+        if folder is None:
+            self._start(start, is_new)
+        else:
+            self._restore(start, folder)
+
+    def _start(self, start: StartingPoint, is_new: bool) -> None:
+        """Everything before the first step; begun anew when it was interrupted."""
+        journal, config, path = self._journal, self.config, self.directory.path
+        steps = {trajectory.name: trajectory.sampler.steps for trajectory in config.trajectories}
+        self.directory.rewind({})
+        journal.tell(RunStarted(str(path), config.seed, config.engine.mode, self._calculations.code.name, steps))
+        if not is_new:
+            journal.tell(Resumed(0, dict.fromkeys(steps, 0)))
+        journal.status("starting", now=True)
+        with journal.part("initial_labels"):
+            labels, failures = label_initial(start, self._calculations, self._await_initial)
+            journal.counters.initial, journal.counters.initial_failed = len(labels), len(failures)
+            self._calculations.results.clear()
+        learner = Learner.new(config, labels, start.elements)
+        learner.write_initial_labels(path / "initial_labels.extxyz")
+        with journal.part("pretrain"), journal.times.stage("training"):
+            summary = learner.pretrain(training_progress(journal, after_epoch=self._stop_if_asked))
+        before, after = errors_as_dict(summary.before), errors_as_dict(summary.after)
+        validation = errors_as_dict(summary.validation_after) if summary.validation_after else None
+        journal.tell(Pretrained(len(labels), before, after, validation, summary.seconds))
+        with journal.part("distribution"), journal.times.stage("uncertainty"):
+            learner.fit_distribution()
+        self._use(learner, start)
+        learner.publish(path, "_initial")
+        learner.publish(path)
+        self._evaluate("held_out_before.json")
+        self._save()
+
+    def _restore(self, start: StartingPoint, folder: Path) -> None:
+        """Continue from a checkpoint; what trajectories wait for is asked again, or found in the store."""
+        state = engine_state.read_checkpoint(folder)
+        store = self._calculations.store
+        self._use(Learner.load(self.config, folder, self.directory.path / "initial_labels.extxyz", store), start)
+        self._turn = engine_state.restore_checkpoint(state, self._journal, self._trajectories)
+        self._learned.publish(self.directory.path)
+        steps = {trajectory.name: trajectory.step for trajectory in self._trajectories}
+        self._journal.tell(Resumed(self._checkpoints.latest_number(), steps))
+        for trajectory in self._trajectories:
+            unknown = [request for request in trajectory.requests if store.get(request.key) is None]
+            self._tell_submitted(trajectory.name, unknown)
+            self._submit(trajectory.requests)
+
+    def _use(self, learner: Learner, start: StartingPoint) -> None:
+        """Take the learner and put every trajectory at its start."""
+        self._learner = learner
+        self._asker = Asker(self.config, learner, self._calculations, self._journal)
+        self._mover = Mover(self.config, learner, self._journal, after_step=self._stop_if_asked)
+        self._trajectories = [
+            Trajectory(
+                config,
+                make_sampler(
+                    config.sampler,
+                    start.structures[config.name],
+                    IdealCalculator(learner.potential),
+                    derive_seed(self.config.seed, "sampler", config.name),
+                    config.max_temperature,
+                    config.max_force,
+                    name=config.name,
+                ),
+            )
+            for config in self.config.trajectories
+        ]
+
+    @property
+    def _learned(self) -> Learner:
+        assert self._learner is not None
+        return self._learner
+
+    def _await_initial(self, requests: Sequence[LabelRequest]) -> None:
+        self._tell_submitted("", requests)
+        announced: set[str] = set()
+        while not announce(self._calculations, self._journal, "", requests, announced, in_order=self._is_serial):
+            self._wait_for_labels("starting")
+
+    # --- loop ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_serial(self) -> bool:
+        return self.config.engine.mode == "serial"
+
+    def _serial_turn(self) -> None:
+        """One trajectory moves to its next check; when it asks, it is answered and learns before the next one moves."""
+        trajectory = self._trajectories[self._turn]
+        if trajectory.status is RUNNING:
+            self._move_and_ask(trajectory)
+        while trajectory.status is WAITING and not self._has_answers(trajectory):
+            self._wait_for_labels("running")
+        # From here on a checkpoint belongs to the next one's turn.
+        self._turn = (self._turn + 1) % len(self._trajectories)
+        if trajectory.status is WAITING:
+            self._learn(trajectory)
+        self._save_if_due(trajectory)
+        self._stop_if_asked()
+
+    def _concurrent_round(self) -> None:
+        """Every running trajectory moves to its next check; whoever's answers are complete learns."""
+        moved = False
+        for trajectory in self._trajectories:
+            if trajectory.status is RUNNING:
+                moved = True
+                self._move_and_ask(trajectory)
+                self._save_if_due(trajectory)
+            self._calculations.poll()
+            self._learn_what_is_complete()
+            self._stop_if_asked()
+        if not moved:
+            self._wait_for_labels("running")
+            self._learn_what_is_complete()
+
+    def _learn_what_is_complete(self) -> None:
+        for trajectory in self._trajectories:
+            if trajectory.status is WAITING and self._has_answers(trajectory):
+                self._learn(trajectory)
+
+    def _move_and_ask(self, trajectory: Trajectory) -> None:
+        u = self._mover.move(trajectory)
+        if u is None:
+            return
+        try:
+            requests = self._asker.requests(trajectory, u)
+        except (EmbeddingError, UncertaintyError) as error:
+            self._mover.fail(trajectory, error)
+            return
+        if requests:
+            self._ask(trajectory, requests)
+
+    def _ask(self, trajectory: Trajectory, requests: list[LabelRequest]) -> None:
+        """Let the trajectory wait; the checkpoint comes before the cells go out, so that none is ever unknown."""
+        trajectory.requests = requests
+        trajectory.announced = set()
+        trajectory.status = WAITING
+        trajectory.last_checkpoint_step = trajectory.step
+        self._journal.counters.asked += len(requests)
+        self._tell_submitted(trajectory.name, requests)
+        self._save()
+        self._submit(requests)
+
+    def _tell_submitted(self, trajectory: str, requests: Sequence[LabelRequest]) -> None:
+        for request in requests:
+            step, atom = request.info.get("step", 0), request.info.get("atom", 0)
+            self._journal.tell(LabelSubmitted(request.key, trajectory, step, atom, len(request.atoms)))
+
+    def _submit(self, requests: Sequence[LabelRequest]) -> None:
+        for request in requests:
+            self._calculations.submit(request)
+
+    def _wait_for_labels(self, state: str) -> None:
+        with self._journal.times.stage("labelling_wait"):
+            self._calculations.wait(LABEL_WAIT)
+        self._status(state, now=False)
+        self._stop_if_asked()
+
+    def _has_answers(self, trajectory: Trajectory) -> bool:
+        """Whether every label that the trajectory waits for is in."""
+        requests, announced = trajectory.requests, trajectory.announced
+        told = announce(self._calculations, self._journal, trajectory.name, requests, announced, self._is_serial)
+        return told and all(request.key in self._calculations.results for request in requests)
+
+    def _learn(self, trajectory: Trajectory) -> None:
+        learn(trajectory, self._trajectories, self._learned, self._calculations, self._journal)
+        self._save()
+
+    # --- end ----------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> RunSummary:
+        self._evaluate("held_out_after.json")
+        summary = summarize("finished", self._journal, self._learner, self._trajectories)
+        self._journal.tell(RunFinished(summary.as_dict()))
+        self.directory.write_json("summary.json", summary.as_dict())
+        failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
+        if len(failed) == len(self._trajectories):
+            others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            raise SamplerError(f"every trajectory failed: {failed[0].reason}{others}")
+        self._status("finished")
+        return summary
+
+    def _interrupted(self) -> RunSummary:
+        if self._checkpoints.latest_number() and self._trajectories:
+            self._save()
+        summary = summarize("interrupted", self._journal, self._learner, self._trajectories, self._stop.signal_name)
+        self._status("interrupted", summary.resume_command)
+        return summary
+
+    def _evaluate(self, name: str) -> None:
+        """Errors on the held-out file, written to ``name``."""
+        if not self._held_out:
+            return
+        with self._journal.part("evaluation"), self._journal.times.stage("evaluation"):
+            self.directory.write_json(name, evaluate_held_out(self._learned.potential, self._held_out))
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        engine_state.save_checkpoint(self.config, self._journal, self._learned, self._trajectories, self._turn)
+
+    def _save_if_due(self, trajectory: Trajectory) -> None:
+        """A checkpoint every ``checkpoint_every`` steps, and when the trajectory is over."""
+        if trajectory.status is WAITING:
+            return
+        steps = trajectory.step - trajectory.last_checkpoint_step
+        if steps >= self.config.engine.checkpoint_every or trajectory.status in (FINISHED, FAILED):
+            trajectory.last_checkpoint_step = trajectory.step
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        if self._stop.signal_name:
+            raise InterruptedRun
+
+    def _status(self, state: str, message: str = "", now: bool = True) -> None:
+        threshold = self._learner.threshold if self._learner else None
+        self._journal.status(state, self._trajectories, threshold=threshold, message=message, now=now)
+
+    def _note_failure(self, error: Exception) -> None:
+        with contextlib.suppress(OSError, IdealError):  # the disk may be what failed
+            self._status("failed", str(error))
+
+    def _note_session(self) -> bool:
+        """Add this process to ``provenance.json``; returns whether it is the run's first."""
+        record = self.directory.read_json("provenance.json")
+        if record is None:
+            self.directory.write_json("provenance.json", provenance(self.config.seed, self._calculations.code.settings))
+            return True
+        record["sessions"].append(session())
+        self.directory.write_json("provenance.json", record)
+        return False

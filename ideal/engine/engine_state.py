@@ -1,0 +1,85 @@
+"""Saving and loading everything that decides how a run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ideal.config import Config, dump_config
+from ideal.engine.checkpoint import Checkpoints
+from ideal.engine.counters import LabelCounters
+from ideal.engine.events import CheckpointWritten
+from ideal.engine.journal import Journal
+from ideal.engine.learner import Learner
+from ideal.engine.resume_rules import check_unchanged
+from ideal.engine.state_files import read_state, write_state
+from ideal.engine.trajectory import Trajectory
+
+_FILE = "engine.safetensors"
+
+
+def save_checkpoint(
+    config: Config,
+    journal: Journal,
+    learner: Learner,
+    trajectories: Sequence[Trajectory],
+    turn: int,
+) -> None:
+    """Write a complete checkpoint and tell it.
+
+    The event comes first, so that it lies before the recorded lengths of the files and a resumed run keeps it; should
+    the writing fail, a resumed run cuts it off with everything else that came after the checkpoint before.
+
+    Raises:
+        IdealError: the disk is full; the earlier checkpoints are intact.
+    """
+    directory = journal.directory
+    checkpoints = Checkpoints(directory.path / "checkpoints")
+    steps = {trajectory.name: trajectory.step for trajectory in trajectories}
+    journal.tell(CheckpointWritten(checkpoints.latest_number() + 1, sum(steps.values()), steps))
+    with journal.times.stage("io"), checkpoints.writing() as folder:
+        learner.save(folder)
+        write_state(
+            folder / _FILE,
+            {
+                "config": config.model_dump(mode="json"),
+                "config_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
+                "offsets": directory.offsets(),
+                "counters": asdict(journal.counters),
+                "times": journal.times.state(),
+                "turn": turn,
+                "trajectories": {trajectory.name: trajectory.state() for trajectory in trajectories},
+            },
+        )
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The engine's own part of a checkpoint."""
+    return read_state(folder / _FILE)
+
+
+def check_config(folder: Path, config: Config, source: str) -> None:
+    """Refuse to resume with a configuration that differs from the checkpoint's.
+
+    Raises:
+        ConfigError: names the first key that may not differ.
+    """
+    check_unchanged(read_checkpoint(folder)["config"], config.model_dump(mode="json"), source)
+
+
+def restore_checkpoint(state: Mapping[str, Any], journal: Journal, trajectories: Sequence[Trajectory]) -> int:
+    """Put trajectories, counters and times back and cut the growing files to their length at the checkpoint.
+
+    Returns:
+        Index of the trajectory whose turn it is.
+    """
+    journal.directory.rewind(state["offsets"])
+    journal.counters = LabelCounters(**state["counters"])
+    journal.times.restore(state["times"])
+    for trajectory in trajectories:
+        trajectory.restore(state["trajectories"][trajectory.name])
+        trajectory.reopen()
+    return int(state["turn"])

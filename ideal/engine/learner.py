@@ -1,0 +1,243 @@
+"""What the run has learned: data set, model, distribution, threshold, and how all of them learn from new labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ideal.config import Config
+from ideal.dataset import Dataset, read_labels, write_labels
+from ideal.embedding import minimum_distances
+from ideal.engine.seeds import derive_seed
+from ideal.engine.state_files import read_state, write_state
+from ideal.engine.storage import writing
+from ideal.errors import ConfigError, IdealError
+from ideal.labelling.store import LabelStore
+from ideal.models.base import TrainablePotential
+from ideal.models.m3gnet import M3GNetPotential
+from ideal.records import Label
+from ideal.soap import SoapPowerSpectrum
+from ideal.training.loss import Errors
+from ideal.training.records import TrainingProgress, TrainingSummary
+from ideal.training.trainer import Trainer
+from ideal.uncertainty.mahalanobis import SoapMahalanobis
+from ideal.uncertainty.threshold import fit_threshold
+
+Progress = Callable[[TrainingProgress], None]
+
+
+@dataclass
+class Learner:
+    """The learned part of a run's state.
+
+    Attributes:
+        config: the run's configuration.
+        dataset: every label that is known.
+        potential: the model.
+        trainer: teaches it; holds the optimizer's state and the replay scores.
+        uncertainty: distribution of the training environments.
+        threshold: u above which an atom counts as uncertain.
+        initial_keys: keys of the labels known at the start, in their order.
+        learned_keys: keys of the labels learned since, in the order of learning.
+        updates: how often it learned.
+    """
+
+    config: Config
+    dataset: Dataset
+    potential: TrainablePotential
+    trainer: Trainer
+    uncertainty: SoapMahalanobis
+    threshold: float
+    initial_keys: list[str]
+    learned_keys: list[str] = field(default_factory=list)
+    updates: int = 0
+    min_distances: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    # --- the start ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def new(cls, config: Config, labels: Sequence[Label], elements: Sequence[str]) -> Learner:
+        """An untrained learner that knows the initial labels; `pretrain` and `fit_distribution` come next.
+
+        Args:
+            config: the run's configuration.
+            labels: initial labels, at least one.
+            elements: chemical symbols of everything that the run will meet.
+
+        Raises:
+            ConfigError, TrainingError: the model cannot be made, or does not know an element.
+        """
+        dataset = Dataset(labels, config.dataset.validation_fraction, derive_seed(config.seed, "split"))
+        potential = _potential(config, elements)
+        soap = make_soap(config, potential.elements)
+        return cls(
+            config=config,
+            dataset=dataset,
+            potential=potential,
+            trainer=_trainer(config, potential),
+            uncertainty=SoapMahalanobis(soap, config.uncertainty.ridge),
+            threshold=float("nan"),
+            initial_keys=[label.key for label in [*dataset.training, *dataset.validation]],
+        )
+
+    def pretrain(self, progress: Progress) -> TrainingSummary:
+        """Fit reference energies and weights to the initial labels."""
+        return self.trainer.pretrain(self.dataset.training, self.dataset.validation, progress=progress)
+
+    def fit_distribution(self) -> None:
+        """Learn the training environments and take the threshold from them."""
+        structures = [label.atoms for label in self.dataset.training]
+        uncertainty = self.config.uncertainty
+        self.uncertainty.update(structures)
+        self.threshold = fit_threshold(
+            uncertainty.threshold,
+            self.uncertainty.soap,
+            structures,
+            uncertainty.ridge,
+            derive_seed(self.config.seed, "threshold"),
+        )
+        self.min_distances = minimum_distances(structures)
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def learn(self, labels: Sequence[Label], progress: Progress) -> TrainingSummary:
+        """Update model and distribution with labels that are not known yet.
+
+        The model learns all of them and a sample of the old; every environment of the new cells joins the distribution.
+        """
+        old = self.dataset.training
+        summary = self.trainer.update(list(labels), old, progress=progress)
+        new = self.dataset.add(labels)
+        self.learned_keys.extend(label.key for label in new)
+        structures = [label.atoms for label in new]
+        self.uncertainty.update(structures)
+        for pair, distance in minimum_distances(structures).items():
+            self.min_distances[pair] = min(distance, self.min_distances.get(pair, distance))
+        self.updates += 1
+        return summary
+
+    def publish(self, folder: Path, suffix: str = "") -> None:
+        """Write ``model`` and ``uncertainty.safetensors`` of the run directory, each atomically.
+
+        Args:
+            folder: the run directory.
+            suffix: "_initial" for the state after pretraining.
+        """
+        with writing(folder):
+            self.potential.save(folder / f"model{suffix}")
+            self.uncertainty.save(folder / f"uncertainty{suffix}.safetensors")
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def write_initial_labels(self, path: Path) -> None:
+        """Write the initial labels as extended XYZ, exact to the last bit; `load` reads them from there."""
+        with writing(path):
+            write_labels(path, [self.dataset[key] for key in self.initial_keys])
+
+    def save(self, folder: Path) -> None:
+        """Write everything but the labels themselves, which stand in the run directory."""
+        self.potential.save(folder / "model")
+        self.uncertainty.save(folder / "uncertainty.safetensors")
+        write_state(folder / "trainer.safetensors", self.trainer.state())
+        write_state(
+            folder / "learner.safetensors",
+            {
+                "threshold": self.threshold,
+                "initial_keys": self.initial_keys,
+                "learned_keys": self.learned_keys,
+                "updates": self.updates,
+                "min_distances": [[*pair, distance] for pair, distance in self.min_distances.items()],
+            },
+        )
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, initial_labels: Path, store: LabelStore) -> Learner:
+        """The learner that `save` wrote.
+
+        Args:
+            config: the run's configuration.
+            folder: the checkpoint.
+            initial_labels: what `write_initial_labels` wrote.
+            store: holds the labels learned since.
+
+        Raises:
+            IdealError: a label of the checkpoint is missing or a file is damaged.
+        """
+        state = read_state(folder / "learner.safetensors")
+        dataset = Dataset(
+            _initial(initial_labels, state["initial_keys"]),
+            config.dataset.validation_fraction,
+            derive_seed(config.seed, "split"),
+        )
+        for key in state["learned_keys"]:
+            label = store.get(key)
+            if not isinstance(label, Label):
+                raise IdealError(
+                    f"{store.path}: the label {key[:16]}, which the model has learned, is missing; restore the file"
+                )
+            dataset.add([label])
+        potential = M3GNetPotential.load(folder / "model", device=config.model.device, threads=config.model.threads)
+        trainer = _trainer(config, potential)
+        trainer.restore(read_state(folder / "trainer.safetensors"))
+        uncertainty = SoapMahalanobis.load(folder / "uncertainty.safetensors", threads=config.uncertainty.threads)
+        return cls(
+            config=config,
+            dataset=dataset,
+            potential=potential,
+            trainer=trainer,
+            uncertainty=uncertainty,
+            threshold=state["threshold"],
+            initial_keys=state["initial_keys"],
+            learned_keys=state["learned_keys"],
+            updates=state["updates"],
+            min_distances={(z1, z2): distance for z1, z2, distance in state["min_distances"]},
+        )
+
+
+def make_soap(config: Config, elements: Sequence[str]) -> SoapPowerSpectrum:
+    """The descriptor of a configuration for ``elements``."""
+    soap = config.uncertainty.soap
+    return SoapPowerSpectrum(
+        species=list(elements),
+        r_cut=soap.r_cut,
+        n_max=soap.n_max,
+        l_max=soap.l_max,
+        sigma=soap.sigma,
+        taper=soap.taper,
+        threads=config.uncertainty.threads,
+    )
+
+
+def errors_as_dict(errors: Errors) -> dict[str, float | None]:
+    """Mean absolute errors under the names of the events: eV/atom, eV/Å, GPa."""
+    return {"energy_mae": errors.energy_mae, "force_mae": errors.force_mae, "stress_mae": errors.stress_mae}
+
+
+def _potential(config: Config, elements: Sequence[str]) -> TrainablePotential:
+    model = config.model
+    if model.path is None:
+        wanted = list(model.elements or elements)
+        potential = M3GNetPotential.new(model, wanted, derive_seed(config.seed, "model"))
+    else:
+        potential = M3GNetPotential.load(model.path, device=model.device, threads=model.threads)
+    unknown = sorted(set(elements) - set(potential.elements))
+    if unknown:
+        key = "model.elements" if model.path is None else "model.path"
+        raise ConfigError(
+            f"{key}: the model knows {', '.join(potential.elements)}, but the structures hold {', '.join(unknown)}; "
+            + ("add it to the list" if model.path is None else "name a model that knows it")
+        )
+    return potential
+
+
+def _trainer(config: Config, potential: TrainablePotential) -> Trainer:
+    return Trainer(potential, config.training, derive_seed(config.seed, "trainer"))
+
+
+def _initial(path: Path, keys: Sequence[str]) -> list[Label]:
+    """The initial labels with the keys that they had (a file gives keys of its own)."""
+    labels = read_labels(path)
+    if len(labels) != len(keys):
+        raise IdealError(f"{path}: holds {len(labels)} labels but the checkpoint knows {len(keys)}; restore the file")
+    return [replace(label, key=key) for label, key in zip(labels, keys, strict=True)]

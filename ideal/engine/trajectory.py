@@ -1,0 +1,147 @@
+"""One trajectory of a run: its sampler, and where it stands in the loop.
+
+RUNNING --asks--> WAITING --learned--> RUNNING --last step--> FINISHED
+   \\--left the physical range--> FAILED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from ideal.config import TrajectoryConfig
+from ideal.samplers.base import Sampler
+
+
+class TrajectoryStatus(Enum):
+    """Where a trajectory stands."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """A cell that was sent to the reference code.
+
+    Attributes:
+        key: the label's key.
+        atoms: the cell.
+        info: origin: trajectory, step, atom.
+    """
+
+    key: str
+    atoms: Atoms
+    info: Mapping[str, Any]
+
+    def state(self) -> dict[str, Any]:
+        """The request as arrays, numbers and text; exact."""
+        return {
+            "key": self.key,
+            "info": dict(self.info),
+            "numbers": np.asarray(self.atoms.numbers, dtype=np.int64),
+            "positions": np.asarray(self.atoms.positions, dtype=np.float64),
+            "cell": np.asarray(self.atoms.cell.array, dtype=np.float64),
+            "pbc": np.asarray(self.atoms.pbc, dtype=np.bool_),
+            "magnetic_moments": self.atoms.get_initial_magnetic_moments(),
+            "charges": self.atoms.get_initial_charges(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> LabelRequest:
+        """The request that `state` described."""
+        atoms = Atoms(state["numbers"], positions=state["positions"], cell=state["cell"], pbc=state["pbc"])
+        if np.any(state["magnetic_moments"]):
+            atoms.set_initial_magnetic_moments(state["magnetic_moments"])
+        if np.any(state["charges"]):
+            atoms.set_initial_charges(state["charges"])
+        return cls(state["key"], atoms, state["info"])
+
+
+@dataclass
+class Trajectory:
+    """State of one trajectory.
+
+    Attributes:
+        config: its part of the configuration.
+        sampler: what moves it; stands at the present frame.
+        status: where it stands.
+        requests: the labels that it waits for, in the order of asking.
+        announced: keys of those whose arrival was already told to the listener.
+        visited_step: last step whose frame was written and checked as its turn demanded; -1 before the first.
+        last_learned_step: step of the last frame that it learned from, None before the first.
+        last_checkpoint_step: step at its last regular checkpoint.
+        max_u: largest uncertainty at the last check, None before the first.
+        refused: number of selected atoms that could not be embedded.
+        reason: why it failed.
+    """
+
+    config: TrajectoryConfig
+    sampler: Sampler
+    status: TrajectoryStatus = TrajectoryStatus.RUNNING
+    requests: list[LabelRequest] = field(default_factory=list)
+    announced: set[str] = field(default_factory=set)
+    visited_step: int = -1
+    last_learned_step: int | None = None
+    last_checkpoint_step: int = 0
+    max_u: float | None = None
+    refused: int = 0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the trajectory."""
+        return self.config.name
+
+    @property
+    def step(self) -> int:
+        """Present MD step."""
+        return self.sampler.step
+
+    def may_ask(self, min_steps_between: int) -> bool:
+        """Whether enough steps were taken since it last learned."""
+        return self.last_learned_step is None or self.step - self.last_learned_step >= min_steps_between
+
+    def reopen(self) -> None:
+        """Let a finished trajectory run on when its number of steps was raised."""
+        if self.status is TrajectoryStatus.FINISHED and not self.sampler.finished:
+            self.status = TrajectoryStatus.RUNNING
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the configuration, for a checkpoint."""
+        return {
+            "status": self.status.value,
+            "sampler": self.sampler.state(),
+            "requests": [request.state() for request in self.requests],
+            "announced": sorted(self.announced),
+            "visited_step": self.visited_step,
+            "last_learned_step": self.last_learned_step,
+            "last_checkpoint_step": self.last_checkpoint_step,
+            "max_u": self.max_u,
+            "refused": self.refused,
+            "reason": self.reason,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned.
+
+        Raises:
+            SamplerError: the state belongs to another structure or ensemble.
+        """
+        self.sampler.restore(state["sampler"])
+        self.status = TrajectoryStatus(state["status"])
+        self.requests = [LabelRequest.from_state(request) for request in state["requests"]]
+        self.announced = set(state["announced"])
+        self.visited_step = state["visited_step"]
+        self.last_learned_step = state["last_learned_step"]
+        self.last_checkpoint_step = state["last_checkpoint_step"]
+        self.max_u = state["max_u"]
+        self.refused = state["refused"]
+        self.reason = state["reason"]
