@@ -117,6 +117,8 @@ def _format_label(label: Label) -> str:
 def _read(path: Path) -> list[Atoms]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; correct the path")
+    if path.stat().st_size == 0:
+        raise ConfigError(f"{path}: the file is empty; give a file with at least one frame")
     try:
         read = ase.io.read(path, index=":")
     except Exception as error:

@@ -168,7 +168,7 @@ def test_structures_keep_momenta_and_constraints(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("missing.xyz", None, "no such file"),
-        ("empty.extxyz", "", "holds no structure"),
+        ("empty.extxyz", "", "the file is empty"),
         ("words.extxyz", "hello\nworld\n", "cannot be read as a structure file"),
         ("short.extxyz", "3\nProperties=species:S:1:pos:R:3\nH 0 0 0\n", "cannot be read as a structure file"),
         ("odd.unknown", "1\n2\n3\n", "cannot be read as a structure file"),
