@@ -36,7 +36,7 @@ class SoapPowerSpectrum:
     Args:
         species: chemical symbols of every element that may occur; order and repetitions do not matter.
         r_cut: radial cutoff of the basis, Å, above 1.
-        n_max: number of radial functions, 1 to 24.
+        n_max: number of radial functions, 1 to 16.
         l_max: largest degree of the spherical harmonics, 0 to 12.
         sigma: width of an atom's Gaussian, Å.
         taper: True: radial functions vanish smoothly where an atom enters the support (a quintic smoothstep over the
@@ -67,7 +67,7 @@ class SoapPowerSpectrum:
         symbols = [species] if isinstance(species, str) else list(species)
         for symbol in symbols:
             if symbol not in atomic_numbers or symbol == "X":
-                remedy = did_you_mean(str(symbol), chemical_symbols[1:])
+                remedy = did_you_mean(str(symbol).capitalize(), chemical_symbols[1:])
                 raise ConfigError(f"species {symbol!r} is not a chemical symbol: {remedy}")
         if threads < 1:
             raise ConfigError(f"threads = {threads} is not valid; use 1 or more")

@@ -547,7 +547,6 @@ const BasisKernels* basis_kernels(int n_padded) {
     case 8: return kernels_of_width<8>();
     case 12: return kernels_of_width<12>();
     case 16: return kernels_of_width<16>();
-    case 24: return kernels_of_width<24>();
     default: return nullptr;
     }
 }

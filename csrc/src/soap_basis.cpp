@@ -124,7 +124,7 @@ void check(const SoapParameters& p) {
     }
     if (!(std::isfinite(p.r_cut) && p.r_cut > 1.0)) refuse("r_cut", p.r_cut, "a length above 1 Å (the first radial function's)");
     if (!(std::isfinite(p.sigma) && p.sigma > 0.0)) refuse("sigma", p.sigma, "a positive width in Å (0.5 is usual)");
-    if (p.n_max < 1 || p.n_max > 24) refuse("n_max", p.n_max, "1 ... 24");
+    if (p.n_max < 1 || p.n_max > 16) refuse("n_max", p.n_max, "1 ... 16");
     if (p.l_max < 0 || p.l_max > max_l) refuse("l_max", p.l_max, "0 ... 12");
 }
 
@@ -136,7 +136,7 @@ SoapBasis::SoapBasis(const SoapParameters& p) : parameters(p) {
     support = p.r_cut + padding;
     fill_harmonic_constants(harmonics_);
 
-    const int widths[] = {4, 8, 12, 16, 24};
+    const int widths[] = {4, 8, 12, 16};
     view.n_species = static_cast<int>(p.numbers.size());
     view.n_max = p.n_max;
     view.n_padded = *std::find_if(std::begin(widths), std::end(widths), [&](int w) { return w >= p.n_max; });

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @runtime_checkable
 class AtomwiseUncertainty(Protocol):
-    """One number u per atom: dimensionless, not negative, of order 1 on the training set, infinite where nothing is known.
+    """One number u per atom: not negative, of order 1 on the training set, infinite where nothing is known.
 
     Implementations raise UncertaintyError where u or its gradient cannot be given.
     """

@@ -27,7 +27,7 @@ struct SoapParameters {
     std::vector<int> numbers;
     /// Radial cutoff of the basis, Å, above 1. Gaussians reach further: see SoapPowerSpectrum::support.
     double r_cut = 5.0;
-    /// Radial functions per l, 1 ... 24.
+    /// Radial functions per l, 1 ... 16; above about 14 they are linearly dependent to rounding unless r_cut is large.
     int n_max = 8;
     /// Largest degree of the spherical harmonics, 0 ... 12.
     int l_max = 6;
