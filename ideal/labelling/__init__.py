@@ -1,7 +1,7 @@
 """Labelling: small cells in, energies, forces and stresses from a reference code out.
 
-`codes` holds the programs, `labeller` hands structures to worker processes and judges what they return, `store` keeps every
-finished label at once. The public names are imported on first use; nothing here needs torch or matgl.
+`codes` holds the programs, `labeller` hands structures to worker processes and judges what they return, `store`
+keeps every finished label at once. The public names are imported on first use; nothing here needs torch or matgl.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Structures as a JSON header and raw little-endian bytes, bit for bit.
 
-Cell, periodicity and all per-atom arrays are kept (numbers, positions, momenta, magnetic moments, masks ...); calculators,
-constraints and ``atoms.info`` are not.
+Cell, periodicity and all per-atom arrays are kept (numbers, positions, momenta, magnetic moments, masks ...);
+calculators, constraints and ``atoms.info`` are not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def encode_atoms(atoms: Atoms) -> tuple[str, bytes]:
         array = np.ascontiguousarray(array)
         if array.dtype.kind not in "biufcU":
             raise LabelError(
-                f"the per-atom array {name!r} holds {array.dtype} values; numbers, booleans and text can be stored: remove it"
+                f"the per-atom array {name!r} holds {array.dtype} values; only numbers, booleans and text "
+                "can be stored: remove it"
             )
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         entries.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape)})

@@ -1,9 +1,9 @@
 """The gate: what is refused before a calculation, and what a result must satisfy to become a label.
 
-Every rule returns a reason in words; a refused structure or result becomes a `FailedLabel`, never a number. The net force
-rule catches under-resolved grids (Gaussian codes with too coarse a density grid return net forces of 0.5-24 eV/Å without
-a word). It holds for every structure: the codes are asked for forces without constraints, and without outer fields the
-forces on all atoms sum to zero.
+Every rule returns a reason in words; a refused structure or result becomes a `FailedLabel`, never a number. The net
+force rule catches under-resolved grids (Gaussian codes with too coarse a density grid return net forces of 0.5-24
+eV/Å without a word). It holds for every structure: the codes are asked for forces without constraints, and without
+outer fields the forces on all atoms sum to zero.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     submit -> gate -> worker (own folder, time limit) -> gate -> store -> poll
 
-One failure never ends a run: a calculation that does not converge, runs out of time, crashes or returns absurd numbers comes
-back as a `FailedLabel` with its cause and the tail of its log, and its folder is kept. The folder of a success is removed.
+One failure never ends a run: a calculation that does not converge, runs out of time, crashes or returns absurd
+numbers comes back as a `FailedLabel` with its cause and the tail of its log, and its folder is kept. The folder of
+a success is removed.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ class Labeller:
         workers: calculations that run at once.
         timeout: time limit of one calculation in s.
         gate: what a structure and a result must satisfy.
-        executor: where `ideal.labelling.task.perform` runs; None: ``workers`` processes on this machine. An executor that is
-            given (`mpi4py.futures`, Parsl ...) shares the file system, keeps its own time limits, and is closed by its owner.
+        executor: where `ideal.labelling.task.perform` runs; None: ``workers`` processes on this machine. An executor
+            that is given (`mpi4py.futures`, Parsl ...) shares the file system, keeps its own time limits, and is
+            closed by its owner.
 
     Example:
-        >>> with LabelStore("labels.sqlite") as store, Labeller(code, store, Path("labels")) as labeller:  # doctest: +SKIP
+        >>> with LabelStore(path) as store, Labeller(code, store, folder) as labeller:  # doctest: +SKIP
         ...     key = labeller.submit(atoms, {"trajectory": "melt", "step": 40})
         ...     for label in labeller.wait():
         ...         print(label)
@@ -193,7 +195,7 @@ class Labeller:
     def _start(self, key: str, atoms: Atoms, info: dict[str, Any]) -> None:
         for old in self._folders(key):
             # A calculation that finished, but could not be committed before its run ended, is not repeated.
-            if (old / RESULT).is_file() and isinstance(_read(old, key)[0], CodeResult):
+            if (old / RESULT).is_file() and self._refusal(atoms, _read(old, key)[0]) is None:
                 self._judge(key, atoms, info, old, None)
                 return
         try:
@@ -201,8 +203,8 @@ class Labeller:
             write_request(folder, key, self._code, atoms)
         except OSError as error:
             raise LabelError(
-                f"cannot write the calculation's folder in {self._folder}: {error}; free space or restore the folder, then "
-                "`ideal-run resume`"
+                f"cannot write the calculation's folder in {self._folder}: {error}; free space or restore the "
+                "folder, then `ideal-run resume`"
             ) from error
         future = self._executor.submit(perform, str(folder))
         self._futures[key] = future
@@ -213,11 +215,7 @@ class Labeller:
         with self._lock:
             if self._closed:
                 return
-        error: BaseException | None
-        if future.cancelled():
-            error = LabelError("canceled by the executor")
-        else:
-            error = future.exception()
+        error = LabelError("canceled by the executor") if future.cancelled() else future.exception()
         try:
             self._judge(key, atoms, info, folder, error)
         except Exception as problem:
@@ -234,12 +232,9 @@ class Labeller:
             result, seconds = str(error), float(getattr(error, "seconds", 0.0))
         else:
             result, seconds = _read(folder, key)
-        if isinstance(result, CodeResult):
-            reason = refuse_result(atoms, result.energy, result.forces, result.stress, self._gate)
-            if reason is not None:
-                result = f"refused: {reason}"
+        cause = self._refusal(atoms, result)
         label: Label | FailedLabel
-        if isinstance(result, CodeResult):
+        if isinstance(result, CodeResult) and cause is None:
             label = Label(
                 key=key,
                 atoms=atoms,
@@ -252,8 +247,15 @@ class Labeller:
                 info=info,
             )
         else:
-            label = FailedLabel(key, atoms, result, log_tail(folder), seconds, info)
+            label = FailedLabel(key, atoms, str(cause), log_tail(folder), seconds, info)
         self._commit(label)
+
+    def _refusal(self, atoms: Atoms, result: CodeResult | str) -> str | None:
+        """Why a result is no label; None when it is one."""
+        if isinstance(result, str):
+            return result
+        reason = refuse_result(atoms, result.energy, result.forces, result.stress, self._gate)
+        return None if reason is None else f"refused: {reason}"
 
     def _commit(self, label: Label | FailedLabel) -> None:
         with self._lock:

@@ -1,9 +1,10 @@
-"""The labels of a run, in one SQLite file: every finished label is committed at once and never overwritten or deleted.
+"""The labels of a run, in one SQLite file: every finished label is committed at once and never overwritten or
+deleted.
 
-A request is recorded before it is calculated, so that a killed run knows exactly what to ask again. A failure is recorded with
-its cause; when it is asked again, a later success takes its place. Arrays are raw little-endian bytes, everything else is
-JSON or a number: nothing is pickled. The file is in write-ahead mode with full synchronization: others may read it while
-a run writes.
+A request is recorded before it is calculated, so that a killed run knows exactly what to ask again. A failure is
+recorded with its cause; when it is asked again, a later success takes its place. Arrays are raw little-endian
+bytes, everything else is JSON or a number: nothing is pickled. The file is in write-ahead mode with full
+synchronization: others may read it while a run writes.
 """
 
 from __future__ import annotations
@@ -220,8 +221,8 @@ class LabelStore:
         version = value("user_version")
         if not empty and version != SCHEMA_VERSION:
             raise LabelError(
-                f"{self.path} has schema version {version}, this version of IDEAL reads {SCHEMA_VERSION}; use the version "
-                "that wrote it"
+                f"{self.path} has schema version {version}, this version of IDEAL reads {SCHEMA_VERSION}; use "
+                "the version that wrote it"
             )
         if self.read_only:
             if empty:

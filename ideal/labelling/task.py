@@ -1,7 +1,7 @@
 """One calculation as files: ``request.json`` in, ``result.json`` out, everything the code prints in ``log.txt``.
 
-`perform` is what an executor runs. It takes the path of the folder and nothing else, so that any executor that shares the file
-system (local processes, MPI, a batch system) can carry it.
+`perform` is what an executor runs. It takes the path of the folder and nothing else, so that any executor that
+shares the file system (local processes, MPI, a batch system) can carry it.
 """
 
 from __future__ import annotations
@@ -60,18 +60,12 @@ def perform(folder: str) -> None:
                 stress=None if numbers.stress is None else np.asarray(numbers.stress, np.float64).tolist(),
                 energy_kind=numbers.energy_kind,
             )
-        except IdealError as error:
-            traceback.print_exc()
-            result["error"] = str(error)
-        except MemoryError:
-            traceback.print_exc()
-            result["error"] = "out of memory; use fewer labelling.workers or smaller cells"
         except (Exception, SystemExit) as error:
-            # A code may raise anything; whatever it is, it is the cause of this one failed label.
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                raise
+            # A code may raise anything; whatever it is, it is the cause of this one failed label, except a full disk.
             traceback.print_exc()
-            result["error"] = f"{request['code']['type']} raised {first_line(error)}"
+            if (number := _full_disk(error)) is not None:
+                raise OSError(number, str(error)) from error
+            result["error"] = _cause(error, request["code"]["type"])
     result["seconds"] = time.perf_counter() - start
     gc.collect()  # wave functions often hide in reference cycles
     _write_json(path / RESULT, result)
@@ -139,6 +133,23 @@ def _code(config: str) -> ReferenceCode:
     from ideal.config import CodeConfig
 
     return make_code(TypeAdapter(CodeConfig).validate_python(json.loads(config)))
+
+
+def _cause(error: BaseException, code: str) -> str:
+    if isinstance(error, IdealError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; use fewer labelling.workers or smaller cells"
+    return f"{code} raised {first_line(error)}"
+
+
+def _full_disk(error: BaseException | None) -> int | None:
+    """The error number when a full disk is at the root of ``error``."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,9 +1,10 @@
 """A worker process: ``python -m ideal.labelling.worker PARENT_PID``, started by `ideal.labelling.executors.local`.
 
-It leads its own process group and is two processes. The small one watches: when its parent is gone, however it died, it
-ends the whole group, so that no calculation (nor a program that it started) outlives its run. The other serves: it reads one
-JSON line per task from standard input, ``{"function": "module:name", "arguments": [...]}``, and answers with one line
-``{"value": ...}`` or ``{"error": ..., "errno": ...}``. It stays alive between tasks, so that a code is imported once.
+It leads its own process group and is two processes. The small one watches: when its parent is gone, however it
+died, it ends the whole group, so that no calculation (nor a program that it started) outlives its run. The other
+serves: it reads one JSON line per task from standard input, ``{"function": "module:name", "arguments": [...]}``,
+and answers with one line ``{"value": ...}`` or ``{"error": ..., "errno": ...}``. It stays alive between tasks, so
+that a code is imported once.
 """
 
 from __future__ import annotations

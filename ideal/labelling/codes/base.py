@@ -26,7 +26,8 @@ class CodeResult:
     Attributes:
         energy: eV, the energy that the forces are the derivative of.
         forces: (n_atoms, 3), eV/Å.
-        stress: (6,), eV/Å³, ASE's sign and Voigt order; None where there is no stress (open boundaries, or a code without).
+        stress: (6,), eV/Å³, ASE's sign and Voigt order; None where there is none (open boundaries,
+            or a code without stress).
         energy_kind: "free_energy" or "total_energy".
     """
 

@@ -1,7 +1,8 @@
-"""Quantum ESPRESSO's pw.x (Giannozzi et al. 2017, doi:10.1088/1361-648X/aa8f79), through ASE's input writer and output reader.
+"""Quantum ESPRESSO's pw.x (Giannozzi et al. 2017, doi:10.1088/1361-648X/aa8f79), through ASE's input writer and
+output reader.
 
-The command is split into words and run without a shell. With smearing, pw.x's total energy is the free energy. Use one MPI
-rank per worker on shared cores.
+The command is split into words and run without a shell. With smearing, pw.x's total energy is the free energy. Use
+one MPI rank per worker on shared cores.
 """
 
 from __future__ import annotations
@@ -142,13 +143,14 @@ class EspressoCode:
         hint = f"files found for {element}: {', '.join(found) or 'none'}"
         if name is None:
             raise LabelError(
-                f"no pseudopotential for {element!r}: add it to labelling.code.pseudopotentials (folder {self._pseudo_dir}, "
-                f"{hint})"
+                f"no pseudopotential for {element!r}: add it to labelling.code.pseudopotentials (folder "
+                f"{self._pseudo_dir}, {hint})"
             )
         path = self._pseudo_dir / name
         if not path.is_file():
             raise LabelError(
-                f"the pseudopotential {name!r} of {element!r} is not in labelling.code.pseudo_dir {self._pseudo_dir}; {hint}"
+                f"the pseudopotential {name!r} of {element!r} is not in labelling.code.pseudo_dir "
+                f"{self._pseudo_dir}; {hint}"
             )
         return path
 

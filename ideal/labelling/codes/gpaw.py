@@ -1,8 +1,8 @@
 """GPAW: plane waves and PAW (Mortensen et al. 2024, doi:10.1063/5.0182685).
 
-The new implementation (`gpaw.new`) is used: with k-points it is twice as fast as the old one because of time reversal. Point
-group symmetry is off: cells cut out of hot matter have none, and shifted grids may lack that of the cell. The energy is
-the free energy (that of the smeared electrons), which the forces are the derivative of.
+The new implementation (`gpaw.new`) is used: with k-points it is twice as fast as the old one because of time
+reversal. Point group symmetry is off: cells cut out of hot matter have none, and shifted grids may lack that of the
+cell. The energy is the free energy (that of the smeared electrons), which the forces are the derivative of.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Brillouin-zone sampling from a length, so that cells of different sizes are consistent.
 
-Along an axis of period L the grid has n = ceil(kpoint_length / L) points: about one point per 2π / kpoint_length of the
-reciprocal vector. L is the distance between the lattice planes, 2π/|b|, which equals the cell vector's length for orthogonal
-cells and is shorter for triclinic ones. The points are those of Monkhorst and Pack (doi:10.1103/PhysRevB.13.5188):
-odd grids hold Gamma, even grids are shifted by half a step and do not.
+Along an axis of period L the grid has n = ceil(kpoint_length / L) points: about one point per 2π / kpoint_length of
+the reciprocal vector. L is the distance between the lattice planes, 2π/|b|, which equals the cell vector's length
+for orthogonal cells and is shorter for triclinic ones. The points are those of Monkhorst and Pack
+(doi:10.1103/PhysRevB.13.5188): odd grids hold Gamma, even grids are shifted by half a step and do not.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def kpoint_grid(atoms: Atoms, kpoint_length: float) -> tuple[int, int, int]:
 
 
 def kpoint_shift(grid: tuple[int, int, int]) -> tuple[int, int, int]:
-    """1 along axes whose grid is shifted by half a step (even number of points), else 0: Quantum ESPRESSO's convention."""
+    """1 along axes whose grid is shifted by half a step (even number of points), else 0, as Quantum ESPRESSO wants."""
     return tuple(int(n % 2 == 0) for n in grid)  # type: ignore[return-value]

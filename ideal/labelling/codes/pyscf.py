@@ -1,9 +1,10 @@
-"""pyscf (Sun et al. 2020, doi:10.1063/5.0006074): molecules with any functional, and periodic cells at the Gamma point.
+"""pyscf (Sun et al. 2020, doi:10.1063/5.0006074): molecules with any functional, and periodic cells at the Gamma
+point.
 
-Molecules: (un)restricted Kohn-Sham or Hartree-Fock with density fitting; the gradient holds the response of the integration grid,
-so that net forces vanish. Cells: restricted Kohn-Sham with multigrid density and GTH pseudopotentials; no stress, since pyscf's
-costs several times the label. With smearing, the energy is the free energy. pyscf does not raise when it does not converge;
-this adapter does.
+Molecules: (un)restricted Kohn-Sham or Hartree-Fock with density fitting; the gradient holds the response of the
+integration grid, so that net forces vanish. Cells: restricted Kohn-Sham with multigrid density and GTH
+pseudopotentials; no stress, since pyscf's costs several times the label. With smearing, the energy is the free
+energy. pyscf does not raise when it does not converge; this adapter does.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class PyscfCode:
                 dft.libxc.parse_xc(config.xc)
             except (KeyError, ValueError) as error:
                 raise LabelError(
-                    f"pyscf does not know xc {config.xc!r} ({first_line(error)}); write a libxc name such as PBE, B3LYP, SCAN"
+                    f"pyscf does not know xc {config.xc!r} ({first_line(error)}); write a libxc name such as "
+                    "PBE, B3LYP, SCAN"
                 ) from error
         lines = [f"pyscf {self.settings['version']}: {config.xc}/{config.basis}"]
         for element in elements:
@@ -79,8 +81,8 @@ class PyscfCode:
             solver = self._molecule(atoms, folder)
         else:
             raise LabelError(
-                f"pyscf labels molecules and fully periodic cells, not pbc {atoms.pbc.tolist()}; use gpaw or espresso, or "
-                "make the cell periodic along all axes"
+                f"pyscf labels molecules and fully periodic cells, not pbc {atoms.pbc.tolist()}; use gpaw "
+                "or espresso, or make the cell periodic along all axes"
             )
         solver.max_cycle = self.config.max_iterations
         if self.config.smearing > 0:
@@ -131,9 +133,10 @@ class PyscfCode:
         config = self.config
         if config.pseudo is None or config.xc.upper() == "HF" or config.spin or config.charge:
             raise LabelError(
-                "pyscf labels periodic cells with a density functional, a GTH basis and pseudopotential, charge and spin 0: "
-                f"set labelling.code.pseudo (such as gth-pbe) and basis (such as gth-dzvp), not xc {config.xc!r}, basis "
-                f"{config.basis!r}, pseudo {config.pseudo!r}, charge {config.charge}, spin {config.spin}"
+                "pyscf labels periodic cells with a density functional, a GTH basis and pseudopotential, charge and "
+                "spin 0: set labelling.code.pseudo (such as gth-pbe) and basis (such as gth-dzvp), not xc "
+                f"{config.xc!r}, basis {config.basis!r}, pseudo {config.pseudo!r}, charge {config.charge}, spin "
+                f"{config.spin}"
             )
         cell = gto.Cell()
         cell.a = atoms.cell.array
@@ -191,6 +194,6 @@ class PyscfCode:
                 pseudo.load(config.pseudo, element)
             except (KeyError, RuntimeError, ValueError, OSError) as error:
                 raise LabelError(
-                    f"pyscf has no pseudopotential {config.pseudo!r} for {element!r} ({first_line(error)}); choose another "
-                    "labelling.code.pseudo, such as gth-pbe"
+                    f"pyscf has no pseudopotential {config.pseudo!r} for {element!r} ({first_line(error)}); choose "
+                    "another labelling.code.pseudo, such as gth-pbe"
                 ) from error

@@ -1,6 +1,8 @@
-"""tblite: GFN1-xTB and GFN2-xTB (Bannwarth et al. 2021, doi:10.1002/wcms.1493), semi-empirical, for tests and quick looks.
+"""tblite: GFN1-xTB and GFN2-xTB (Bannwarth et al. 2021, doi:10.1002/wcms.1493), semi-empirical, for tests and quick
+looks.
 
-Its energy holds the electronic entropy already, so that it is the free energy which the forces are the derivative of.
+Its energy holds the electronic entropy already, so that it is the free energy which the forces are the derivative
+of.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Worker processes on this machine, with a time limit for each task.
 
-Each worker is a separate process in its own process group with its own log, started when it is first needed and used again
-for the next task. When a task exceeds its time limit, or its worker dies, the whole group is killed (the programs that the task
-started included), the task's future gets a `WorkerError`, and the next task gets a new worker.
+Each worker is a separate process in its own process group with its own log, started when it is first needed and
+used again for the next task. When a task exceeds its time limit, or its worker dies, the whole group is killed (the
+programs that the task started included), the task's future gets a `WorkerError`, and the next task gets a new
+worker.
 """
 
 from __future__ import annotations
@@ -269,7 +270,8 @@ class _Worker:
             left = None if timeout is None else start + timeout - time.monotonic()
             if left is not None and left <= 0:
                 raise WorkerError(
-                    f"exceeded the time limit of {timeout:g} s and was ended; raise labelling.timeout or use smaller cells",
+                    f"exceeded the time limit of {timeout:g} s and was ended; raise labelling.timeout "
+                    "or use smaller cells",
                     time.monotonic() - start,
                 )
             if select.select([descriptor], [], [], left)[0]:
