@@ -39,7 +39,7 @@ def trajectory_frame(atoms: Atoms, step: int, time_fs: float, u: FloatArray | No
 
 
 def substructure_frame(cell: Substructure, key: str, trajectory: str, step: int, atom: int) -> str:
-    """One embedded cell of ``substructures.extxyz``; ``key`` is empty for a refused one."""
+    """One embedded cell of ``substructures.extxyz``; an empty ``key`` (refused) or reason (accepted) is left out."""
     info = _origin(cell, key, trajectory, step, atom)
     arrays = {
         "core": np.asarray(cell.core, dtype=bool),
@@ -63,7 +63,7 @@ def crop_frame(cell: Substructure, key: str, trajectory: str, step: int, atom: i
 
 
 def _origin(cell: Substructure, key: str, trajectory: str, step: int, atom: int) -> dict[str, object]:
-    return {
+    info: dict[str, object] = {
         "key": key,
         "trajectory": trajectory,
         "step": step,
@@ -75,3 +75,5 @@ def _origin(cell: Substructure, key: str, trajectory: str, step: int, atom: int)
         "max_u": float(cell.max_u),
         "whole_frame": bool(cell.whole_frame),
     }
+    # ASE's reader cannot take an empty text: an accepted cell has no reason, a refused one no key.
+    return {name: value for name, value in info.items() if value != ""}

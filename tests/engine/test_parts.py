@@ -1,0 +1,137 @@
+"""Seeds, times, events, rules of resuming, stop requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from ideal.engine.events import Check, Embedded
+from ideal.engine.interruption import StopRequest
+from ideal.engine.resume_rules import check_unchanged
+from ideal.engine.seeds import derive_seed
+from ideal.engine.timing import StageTimes
+from ideal.errors import ConfigError
+
+
+def test_seeds_differ_in_every_part_and_repeat() -> None:
+    parts = [
+        (0, "a", "md", 1, 2),
+        (1, "a", "md", 1, 2),
+        (0, "b", "md", 1, 2),
+        (0, "a", "x", 1, 2),
+        (0, "a", "md", 2, 2),
+    ]
+    parts.append((0, "a", "md", 1, 3))
+    seeds = [derive_seed(*part) for part in parts]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [derive_seed(*part) for part in parts]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_nested_stages_are_not_counted_twice() -> None:
+    times = StageTimes()
+    with times.stage("training"):
+        time.sleep(0.02)
+        with times.stage("io"):
+            time.sleep(0.03)
+    assert 0.02 <= times.seconds["training"] < 0.03
+    assert times.seconds["io"] >= 0.03
+    assert sum(times.seconds.values()) <= times.wall
+
+
+def test_times_add_up_over_sessions() -> None:
+    first = StageTimes()
+    with first.stage("md"):
+        time.sleep(0.02)
+    state = first.state()
+    second = StageTimes()
+    second.restore(state)
+    with second.stage("md"):
+        time.sleep(0.02)
+    assert second.seconds["md"] >= 0.04
+    assert second.wall >= state["wall"] + 0.02
+
+
+def test_event_is_one_line_of_json_with_plain_types() -> None:
+    event = Check("md", 1, np.float64(2.0), 300.0, -1.0, 0.1, np.float32(1.5), 2.0, np.int64(0), None, time=5.0)
+    line = event.to_json()
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": 5.0, "event": "check", "trajectory": "md", "step": 1, "time_fs": 2.0, "temperature": 300.0,
+        "potential_energy": -1.0, "kinetic_energy": 0.1, "max_u": 1.5, "threshold": 2.0, "n_uncertain": 0,
+        "volume": None,
+    }  # fmt: skip
+
+
+def test_event_carries_the_time_it_was_made() -> None:
+    before = time.time()
+    event = Embedded("md", 1, 2, False, "no", 0, 1.0, 0.1, "")
+    assert before <= event.time <= time.time()
+    with pytest.raises(AttributeError):
+        event.step = 3  # type: ignore[misc]
+
+
+OLD = {
+    "seed": 0,
+    "engine": {"max_labels": 10, "mode": "serial"},
+    "labelling": {"workers": 2, "timeout": 60.0, "code": {"type": "ase"}},
+    "trajectories": [{"name": "md", "sampler": {"steps": 100, "timestep": 1.0}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("engine", "max_labels"), None),
+        (("engine", "max_labels"), 20),
+        (("labelling", "workers"), 8),
+        (("labelling", "timeout"), 10.0),
+        (("trajectories", 0, "sampler", "steps"), 200),
+    ],
+)
+def test_change_that_only_lets_a_run_go_on_is_allowed(path: tuple[str | int, ...], value: object) -> None:
+    check_unchanged(OLD, changed(path, value), "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("seed",), 1, "config.yaml: seed was 0 and is now 1"),
+        (("engine", "mode"), "concurrent", "engine.mode was 'serial' and is now 'concurrent'"),
+        (("labelling", "code"), {"type": "gpaw"}, "labelling.code.type was 'ase' and is now 'gpaw'"),
+        (("trajectories", 0, "sampler", "steps"), 50, r"trajectories\.0\.sampler\.steps was 100 and is now 50"),
+        (("trajectories", 0, "sampler", "timestep"), 2.0, r"trajectories\.0\.sampler\.timestep was 1.0 and is now 2.0"),
+        (("trajectories",), [], "trajectories was"),
+    ],
+)
+def test_change_that_decides_results_is_refused_by_name(
+    path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_unchanged(OLD, changed(path, value), "config.yaml")
+
+
+def changed(path: tuple[str | int, ...], value: object) -> dict[str, object]:
+    copy = json.loads(json.dumps(OLD))
+    section = copy
+    for name in path[:-1]:
+        section = section[name]
+    section[path[-1]] = value
+    return copy
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_is_noted_and_the_second_stops_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), number)
+        assert stop.signal_name == number.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+    assert signal.getsignal(number) == before
