@@ -4,28 +4,51 @@ A run is described by one YAML file. `load_config` reads it strictly: an unknown
 unit or a missing file ends in one `ConfigError` that names the key, the value and the remedy. The reference page of the
 documentation and the JSON schema for editors are generated from the models below.
 
-Importing this module imports neither torch nor matgl nor ASE, so that ``ideal-run check`` and ``--help`` answer at once.
+Importing this module imports neither torch nor matgl nor ASE, so that ``ideal-run check`` and ``--help`` answer at
+once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from ideal.errors import ConfigError, did_you_mean
-from ideal.quantities import Duration, Energy, Force, InverseTime, Length, Pressure, Temperature, Time
+from ideal.config_messages import explain, explain_yaml
+from ideal.errors import ConfigError
+from ideal.quantities import (
+    Duration,
+    Energy,
+    Force,
+    InverseTime,
+    Length,
+    Pressure,
+    Temperature,
+    Time,
+    parse_quantity,
+)
 
 
 class Section(BaseModel):
     """A part of the configuration; unknown keys are refused."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, data: Any) -> Any:
+        """``steps: yes`` is no number, although Python would take it for 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None:
+                kinds = {field.annotation, *get_args(field.annotation)}
+                if kinds & {int, float} and bool not in kinds:
+                    raise ValueError(f"the value of {name!r} is {str(value).lower()}, a truth value; write a number")
+        return data
 
 
 # --- dynamics ---------------------------------------------------------------------------------------------------------
@@ -38,20 +61,48 @@ class SchedulePoint(Section):
     value: float | str = Field(description="Value at that time, in the unit of the quantity scheduled.")
 
 
+_FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
+_FOLLOW_PRESSURE = ("npt_berendsen",)
+
+
+def _check_schedule(name: str, points: list[SchedulePoint]) -> None:
+    if not points:
+        raise ValueError(f"{name}: an empty schedule; write a number or at least one {{time, value}} point")
+    times = [point.time for point in points]
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
+    for position, point in enumerate(points):
+        try:
+            parse_quantity(point.value, name)
+        except ValueError as error:
+            raise ValueError(f"{name}.{position}.value: {error}") from None
+
+
+def _is_schedule(value: Any) -> str:
+    return "schedule" if isinstance(value, list | dict) else "number"
+
+
+TemperatureOrSchedule = Annotated[
+    Annotated[Temperature, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")],
+    Discriminator(_is_schedule),
+]
+PressureOrSchedule = Annotated[
+    Annotated[Pressure, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")], Discriminator(_is_schedule)
+]
+
+
 class MolecularDynamicsConfig(Section):
     """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
 
     type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
     ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
         "nvt_langevin",
-        description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk (isotropic "
-        "Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
+        description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk "
+        "(isotropic Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
     )
-    timestep: Time = Field(
-        1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids."
-    )
+    timestep: Time = Field(1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids.")
     steps: int = Field(1000, ge=1, description="Number of time steps.")
-    temperature: Temperature | list[SchedulePoint] = Field(
+    temperature: TemperatureOrSchedule = Field(
         300.0,
         description="Target temperature in K, or a list of {time, value} points joined by straight lines.",
     )
@@ -63,7 +114,7 @@ class MolecularDynamicsConfig(Section):
     )
     friction: InverseTime = Field(0.005, gt=0, description="Langevin friction in 1/fs.")
     thermostat_time: Time = Field(100.0, gt=0, description="Relaxation time of the other thermostats in fs.")
-    pressure: Pressure | list[SchedulePoint] = Field(
+    pressure: PressureOrSchedule = Field(
         0.0, description="Target pressure in eV/Å³ (text: '1 GPa'), or a list of {time, value} points."
     )
     barostat_time: Time = Field(1000.0, gt=0, description="Relaxation time of the barostat in fs.")
@@ -72,37 +123,40 @@ class MolecularDynamicsConfig(Section):
         gt=0,
         description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
     )
-    fix_atoms: list[int] = Field(
+    fix_atoms: list[Annotated[int, Field(ge=0)]] = Field(
         default=[],
         description="Indices of atoms that never move (added to constraints in the structure file).",
     )
 
     @model_validator(mode="after")
     def _check_schedules(self) -> MolecularDynamicsConfig:
-        from ideal.quantities import parse_quantity
-
-        for name, kind in (("temperature", "temperature"), ("pressure", "pressure")):
+        for name in ("temperature", "pressure"):
             points = getattr(self, name)
-            if not isinstance(points, list):
-                if name == "temperature" and points < 0:
-                    raise ValueError(f"temperature {points} K is negative: write a value of at least 0")
-                continue
-            if not points:
-                raise ValueError(
-                    f"{name}: an empty schedule; write a number or at least one {{time, value}} point"
-                )
-            times = [point.time for point in points]
-            if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
-                raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
-            values = [parse_quantity(point.value, kind) for point in points]
-            if name == "temperature" and min(values) < 0:
-                raise ValueError(f"temperature {min(values)} K is negative: write values of at least 0")
+            if isinstance(points, list):
+                _check_schedule(name, points)
+        temperatures = self.schedule("temperature")[1]
+        if min(temperatures) < 0:
+            raise ValueError(f"temperature {min(temperatures):g} K is negative: write values of at least 0")
+        if isinstance(self.temperature, list) and self.ensemble not in _FOLLOW_TEMPERATURE:
+            raise ValueError(
+                f"{self.ensemble} cannot follow a temperature schedule; write one number, or choose an ensemble of "
+                f"{', '.join(_FOLLOW_TEMPERATURE)}"
+            )
+        if isinstance(self.pressure, list) and self.ensemble not in _FOLLOW_PRESSURE:
+            raise ValueError(
+                f"{self.ensemble} cannot follow a pressure schedule; write one number, or choose the ensemble "
+                f"{', '.join(_FOLLOW_PRESSURE)}"
+            )
+        if self.pressure != 0 and not self.ensemble.startswith("npt"):
+            raise ValueError(
+                f"{self.ensemble} keeps the volume and cannot hold pressure {self.pressure:g} eV/Å³; remove "
+                "`pressure` or "
+                "choose npt_berendsen or npt_mtk"
+            )
         return self
 
     def schedule(self, name: Literal["temperature", "pressure"]) -> tuple[list[float], list[float]]:
         """Times (fs) and values (K or eV/Å³) of a schedule; one point when it is constant."""
-        from ideal.quantities import parse_quantity
-
         points = getattr(self, name)
         if not isinstance(points, list):
             return [0.0], [float(points)]
@@ -115,19 +169,11 @@ SamplerConfig = Annotated[MolecularDynamicsConfig, Field(description="How the tr
 class TrajectoryConfig(Section):
     """One trajectory: where it starts and how it moves."""
 
-    name: str = Field(
-        "md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'."
-    )
-    structure: Path = Field(
-        description="Structure file in any format that ASE reads; relative to the YAML file."
-    )
-    repeat: tuple[int, int, int] = Field(
-        (1, 1, 1), description="Repeat the structure this many times along each axis."
-    )
+    name: str = Field("md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'.")
+    structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
+    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
     sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
-    check_every: int = Field(
-        10, ge=1, description="MD steps between two looks at the uncertainty of every atom."
-    )
+    check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
     max_temperature: Temperature = Field(
         10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
     )
@@ -162,9 +208,7 @@ class ThresholdConfig(Section):
         "quantile", description="quantile: a held-out quantile of u times `factor`; fixed: `value`."
     )
     value: float = Field(2.0, gt=0, description="u above which an atom is uncertain (fixed).")
-    quantile: float = Field(
-        0.99, gt=0, lt=1, description="Quantile of u over held-out training environments."
-    )
+    quantile: float = Field(0.99, gt=0, lt=1, description="Quantile of u over held-out training environments.")
     factor: float = Field(1.5, gt=0, description="Multiplies the quantile.")
     folds: int = Field(5, ge=2, description="Folds of the training set for the held-out u.")
 
@@ -174,9 +218,7 @@ class UncertaintyConfig(Section):
 
     soap: SoapConfig = Field(default_factory=SoapConfig, description="Descriptor.")
     ridge: float = Field(1e-8, gt=0, lt=1, description="Ridge of the covariance, as a fraction of its trace.")
-    threshold: ThresholdConfig = Field(
-        default_factory=ThresholdConfig, description="When an atom counts as uncertain."
-    )
+    threshold: ThresholdConfig = Field(default_factory=ThresholdConfig, description="When an atom counts as uncertain.")
     threads: int = Field(1, ge=1, description="Threads of the C++ core.")
 
 
@@ -199,15 +241,11 @@ class SelectionConfig(Section):
 class EmbeddingConfig(Section):
     """In-distribution substructure embedding (Kong et al. 2023)."""
 
-    r_core: Length = Field(
-        4.0, gt=0, description="Atoms within this distance of the center keep their positions (Å)."
-    )
+    r_core: Length = Field(4.0, gt=0, description="Atoms within this distance of the center keep their positions (Å).")
     margin: Length = Field(2.5, ge=0, description="Largest filler margin beyond the core on each face (Å).")
     n_crops: int = Field(20, ge=1, description="Crops drawn per attempt; the best three are optimized.")
     max_evaluations: int = Field(40, ge=1, description="Evaluations of the objective per optimized crop.")
-    growth_attempts: int = Field(
-        2, ge=0, description="How often margin and core grow when the small cell is refused."
-    )
+    growth_attempts: int = Field(2, ge=0, description="How often margin and core grow when the small cell is refused.")
     max_atoms: int = Field(
         200, ge=1, description="Largest cell that may be labelled; a frame this small is labelled whole."
     )
@@ -217,9 +255,7 @@ class EmbeddingConfig(Section):
         ge=1,
         description="The filler may reach this times the threshold while the distribution is young.",
     )
-    young_environments: int = Field(
-        2000, ge=0, description="A distribution with fewer environments counts as young."
-    )
+    young_environments: int = Field(2000, ge=0, description="A distribution with fewer environments counts as young.")
 
 
 # --- labelling --------------------------------------------------------------------------------------------------------
@@ -246,13 +282,9 @@ class GpawConfig(KPointsMixin):
     density_tolerance: float = Field(
         1e-4, gt=0, description="Convergence of the density, electrons per valence electron."
     )
-    eigenstates_tolerance: float = Field(
-        4e-8, gt=0, description="Convergence of the eigenstates, eV² per electron."
-    )
+    eigenstates_tolerance: float = Field(4e-8, gt=0, description="Convergence of the eigenstates, eV² per electron.")
     max_iterations: int = Field(150, ge=1, description="Largest number of SCF iterations.")
-    setups: dict[str, str] = Field(
-        default={}, description="PAW setup by element where the default is not wanted."
-    )
+    setups: dict[str, str] = Field(default={}, description="PAW setup by element where the default is not wanted.")
 
 
 class EspressoConfig(KPointsMixin):
@@ -333,9 +365,7 @@ class LabellingConfig(Section):
 
     code: CodeConfig = Field(description="The reference code; `type` names it.")
     workers: int = Field(2, ge=1, description="Calculations that run at once.")
-    timeout: Duration = Field(
-        3600.0, gt=0, description="Time limit of one calculation in s (text: '30 min')."
-    )
+    timeout: Duration = Field(3600.0, gt=0, description="Time limit of one calculation in s (text: '30 min').")
     gate: LabelGateConfig = Field(default_factory=LabelGateConfig, description="What a label must satisfy.")
 
 
@@ -345,13 +375,13 @@ class LabellingConfig(Section):
 class RattleConfig(Section):
     """Initial structures made from the starting structures when no data set is at hand."""
 
-    count: int = Field(
-        0, ge=0, description="Structures to make and label before the dynamics starts; 0: none."
-    )
+    count: int = Field(0, ge=0, description="Structures to make and label before the dynamics starts; 0: none.")
     rattle: Length = Field(0.1, ge=0, description="Standard deviation of the displacements in Å.")
     strain: float = Field(0.03, ge=0, lt=0.5, description="Largest strain component.")
     max_atoms: int = Field(
-        64, ge=1, description="Starting structures larger than this are cut by embedding-size crops."
+        64,
+        ge=1,
+        description="Larger starting structures are reduced to whole repeat units; disordered ones are refused.",
     )
 
 
@@ -360,14 +390,13 @@ class DatasetConfig(Section):
 
     initial: Path | None = Field(
         None,
-        description="Structures to train on at the start (extended XYZ, ASE formats); unlabelled ones are labelled first.",
+        description="Structures to train on at the start (extended XYZ, ASE formats); unlabelled ones are labelled "
+        "first.",
     )
     rattled: RattleConfig = Field(
         default_factory=RattleConfig, description="Initial structures made by the run itself."
     )
-    held_out: Path | None = Field(
-        None, description="Labelled frames never trained on: parity plots before and after."
-    )
+    held_out: Path | None = Field(None, description="Labelled frames never trained on: parity plots before and after.")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="Part of the labels kept for validation.")
 
 
@@ -404,9 +433,7 @@ class PretrainConfig(Section):
     """Training on the initial data."""
 
     epochs: int = Field(100, ge=0, description="Passes over the initial data; 0: none.")
-    learning_rate: float = Field(
-        2e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine."
-    )
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine.")
     batch_size: int = Field(4, ge=1, description="Structures per step.")
     max_seconds: Duration | None = Field(
         None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
@@ -427,9 +454,7 @@ class TrainingConfig(Section):
     """How the model learns."""
 
     loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
-    pretrain: PretrainConfig = Field(
-        default_factory=PretrainConfig, description="Training on the initial data."
-    )
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Training on the initial data.")
     online: OnlineConfig = Field(default_factory=OnlineConfig, description="Update when new labels arrive.")
     max_gradient_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this norm.")
 
@@ -442,9 +467,7 @@ class EngineConfig(Section):
         description="serial: trajectories take turns in a fixed order, the same seed gives the same run; "
         "concurrent: trajectories move on while others wait for labels.",
     )
-    max_labels: int | None = Field(
-        None, ge=0, description="Ask for at most this many labels; null: no limit."
-    )
+    max_labels: int | None = Field(None, ge=0, description="Ask for at most this many labels; null: no limit.")
     checkpoint_every: int = Field(
         200, ge=1, description="MD steps between two checkpoints of a trajectory that learns nothing."
     )
@@ -457,15 +480,9 @@ class Config(Section):
     title: str = Field("", description="Shown in the report.")
     seed: int = Field(0, ge=0, description="Seed of every random number of the run.")
     output: Path | None = Field(None, description="Run directory; null: runs/<name of the YAML file>.")
-    trajectories: list[TrajectoryConfig] = Field(
-        min_length=1, description="The trajectories that the run moves."
-    )
-    uncertainty: UncertaintyConfig = Field(
-        default_factory=UncertaintyConfig, description="Uncertainty of every atom."
-    )
-    selection: SelectionConfig = Field(
-        default_factory=SelectionConfig, description="Which atoms earn a label."
-    )
+    trajectories: list[TrajectoryConfig] = Field(min_length=1, description="The trajectories that the run moves.")
+    uncertainty: UncertaintyConfig = Field(default_factory=UncertaintyConfig, description="Uncertainty of every atom.")
+    selection: SelectionConfig = Field(default_factory=SelectionConfig, description="Which atoms earn a label.")
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig, description="Substructure embedding.")
     labelling: LabellingConfig = Field(description="Reference calculations.")
     dataset: DatasetConfig = Field(default_factory=DatasetConfig, description="Labels known before the run.")
@@ -500,7 +517,8 @@ def load_config(path: str | Path) -> Config:
         The frozen configuration.
 
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown, a value or unit is wrong, a file it names is missing.
+        ConfigError: the file is missing or not YAML, a key is unknown, a value or unit is wrong, a file it names is
+            missing.
 
     Example:
         >>> load_config("examples/lithium/config.yaml").seed
@@ -508,6 +526,21 @@ def load_config(path: str | Path) -> Config:
     """
     path = Path(path)
     return parse_config(read_yaml(path), folder=path.parent, source=str(path))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that is written twice is an error, not a silent choice of the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is written twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
@@ -525,9 +558,9 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; name a YAML file") from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: {explain_yaml(error)}") from None
 
 
 def parse_config(data: Any, folder: Path, source: str = "configuration") -> Config:
@@ -536,12 +569,18 @@ def parse_config(data: Any, folder: Path, source: str = "configuration") -> Conf
     Raises:
         ConfigError: as `load_config`.
     """
+    if data is None:
+        raise ConfigError(f"{source}: the file is empty; `ideal-run init STRUCTURE` writes a commented example")
     if not isinstance(data, dict):
-        raise ConfigError(f"{source}: expected keys and values at the top level, got {type(data).__name__}")
+        kind = "a list" if isinstance(data, list) else "a single value"
+        raise ConfigError(
+            f"{source}: expected `key: value` lines at the top level, got {kind}; `ideal-run init STRUCTURE` writes "
+            "an example"
+        )
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
+        raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error, Config))) from None
     return _resolve_paths(config, folder.resolve(), source)
 
 
@@ -567,71 +606,14 @@ def parse_section(section: type[SectionType], data: Any, name: str, source: str)
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        lines = _explain(error, section, f"{name}.")
-        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
-
-
-def _explain(error: ValidationError, root: type[Section] | None = None, prefix: str = "") -> Iterator[str]:
-    """One line per mistake: key, value, remedy."""
-    for item in error.errors(include_url=False):
-        names = [part for part in item["loc"] if not _is_union_tag(part)]
-        key = prefix + ".".join(str(part) for part in names)
-        if item["type"] == "extra_forbidden":
-            valid = _valid_keys(item["loc"][:-1], root or Config)
-            yield f"unknown key {key!r} (value {item['input']!r}); {did_you_mean(str(names[-1]), valid)}"
-        elif item["type"] == "missing":
-            yield f"missing key {key!r}; add it (`ideal-run init` writes a commented example)"
-        elif item["type"] == "union_tag_invalid":
-            yield f"{key}.type: unknown value {item['ctx']['tag']!r}; {did_you_mean(item['ctx']['tag'], _CODES)}"
-        elif item["type"] == "value_error":
-            yield f"{key + ': ' if key else ''}{item['ctx']['error']}"
-        else:
-            yield f"{key}: {item['msg']}, got {item['input']!r}"
-
-
-_CODES: dict[str, type[Section]] = {
-    "gpaw": GpawConfig,
-    "espresso": EspressoConfig,
-    "pyscf": PyscfConfig,
-    "tblite": TbliteConfig,
-    "ase": AseConfig,
-}
-
-
-def _is_union_tag(part: Any) -> bool:
-    return isinstance(part, str) and (
-        part in _CODES or part.startswith(("function-before", "list[", "float", "constrained"))
-    )
-
-
-def _valid_keys(location: tuple[Any, ...], root: type[Section]) -> list[str]:
-    """The keys of the section at a pydantic error location."""
-    section: Any = root
-    for part in location:
-        if isinstance(part, int):
-            continue
-        if part in _CODES:
-            section = _CODES[part]
-            continue
-        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
-        if field is None:
-            continue
-        section = _section_type(field.annotation) or section
-    return list(section.model_fields)
-
-
-def _section_type(annotation: Any) -> type[Section] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+        raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error, section, name))) from None
 
 
 def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
     def existing(path: Path, key: str, kind: str = "file") -> Path:
         absolute = path if path.is_absolute() else folder / path
         if not (absolute.is_dir() if kind == "folder" else absolute.is_file()):
-            raise ConfigError(
-                f"{source}: {key}: no such {kind}: {absolute}; correct the path (relative to {folder})"
-            )
+            raise ConfigError(f"{source}: {key}: no such {kind}: {absolute}; correct the path (relative to {folder})")
         return absolute
 
     trajectories = [
@@ -646,9 +628,7 @@ def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
     labelling = config.labelling
     if isinstance(labelling.code, EspressoConfig):
         pseudo_dir = existing(labelling.code.pseudo_dir, "labelling.code.pseudo_dir", "folder")
-        labelling = labelling.model_copy(
-            update={"code": labelling.code.model_copy(update={"pseudo_dir": pseudo_dir})}
-        )
+        labelling = labelling.model_copy(update={"code": labelling.code.model_copy(update={"pseudo_dir": pseudo_dir})})
     model = config.model
     if model.path is not None and (folder / model.path).exists():
         model = model.model_copy(update={"path": str((folder / model.path).resolve())})

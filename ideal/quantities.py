@@ -45,22 +45,19 @@ def parse_quantity(value: Any, kind: str) -> float:
         >>> parse_quantity("0.002 ps", "time")
         2.0
     """
-    own_unit, accepted = OWN_UNITS[kind]
+    own_unit, _ = OWN_UNITS[kind]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(
-            f"{value!r} is not a {kind}: write a number in {own_unit}, or text with one of {accepted}"
-        )
-    if isinstance(value, str):
-        number = _convert(value, own_unit, kind, accepted)
-    else:
-        number = float(value)
+        raise ValueError(f"{value!r} is not {_named(kind)}: {_remedy(kind)}")
+    number = _convert(value, own_unit, kind) if isinstance(value, str) else float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not finite: write a {kind} in {own_unit}")
+        raise ValueError(f"{value!r} is not finite: write a finite number in {own_unit}")
     return number
 
 
-def _convert(text: str, own_unit: str, kind: str, accepted: str) -> float:
+def _convert(text: str, own_unit: str, kind: str) -> float:
     registry = _unit_registry()
+    if not any(character.isdigit() for character in text):
+        raise ValueError(f"{text!r} holds no number: {_remedy(kind)}")
     try:
         quantity = registry.Quantity(text)
         if quantity.dimensionless and quantity.units == registry.dimensionless:
@@ -68,12 +65,20 @@ def _convert(text: str, own_unit: str, kind: str, accepted: str) -> float:
         per_mole = registry.Quantity(1, "1/mol")
         if quantity.dimensionality == (registry.Quantity(1, own_unit) * per_mole).dimensionality:
             quantity = quantity / registry.avogadro_constant
-        return round(float(quantity.to(own_unit).magnitude), 14)
-    except Exception as error:
-        raise ValueError(
-            f"{text!r} is not a {kind}: write a number in {own_unit}, or text with one of {accepted} "
-            f"({type(error).__name__})"
-        ) from None
+        # Fifteen digits hide the rounding of the conversion: 0.002 ps is 2 fs.
+        return float(f"{float(quantity.to(own_unit).magnitude):.15g}")
+    except Exception:
+        # pint raises whatever its parser meets: unknown units, other dimensions, syntax.
+        raise ValueError(f"{text!r} is not {_named(kind)}: {_remedy(kind)}") from None
+
+
+def _named(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', ' ')}"
+
+
+def _remedy(kind: str) -> str:
+    own_unit, accepted = OWN_UNITS[kind]
+    return f"write a number in {own_unit}, or text with one of {accepted}"
 
 
 def _validator(kind: str) -> BeforeValidator:
