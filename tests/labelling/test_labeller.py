@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-
 from ideal.config import AseConfig, LabelGateConfig, TbliteConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes import make_code
@@ -18,6 +17,7 @@ from ideal.labelling.executors.local import LocalExecutor
 from ideal.labelling.labeller import LabelCounts, Labeller, check_workers
 from ideal.labelling.store import LabelStore
 from ideal.records import FailedLabel, Label
+
 from .conftest import cluster
 
 
@@ -234,14 +234,14 @@ def test_full_disk_stops_and_loses_nothing(fake, marks, store, tmp_path):
     with Labeller(code, store, tmp_path / "labels", workers=1) as labeller:
         labeller.submit(cluster(0))
         collect(labeller, 1)
-        for n in range(1, 4):
+        for n in range(1, 4):  # the database has its usual size
             labeller.submit(cluster(n))
             pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         big = cluster(9)
         big.set_array("ballast", np.zeros((4, 5000)))
         store._connection.execute(f"PRAGMA max_page_count = {pages + 60}")
         with pytest.raises(LabelError, match=r"disk is full; free space on that disk, then `ideal-run resume`"):
-            for n in range(10, 300):
+            for _ in range(300):
                 big.positions += 0.01
                 labeller.submit(big)
                 labeller.poll()
@@ -279,7 +279,7 @@ def test_result_that_could_not_be_committed_is_not_calculated_again(fake, marks,
 def test_full_disk_in_a_worker_is_no_failed_label(fake, store, tmp_path):
     with Labeller(fake("DiskFull"), store, tmp_path, workers=1) as labeller:
         key = labeller.submit(cluster())
-        with pytest.raises(LabelError, match="no space left for .*free space, then `ideal-run resume`"):
+        with pytest.raises(LabelError, match=r"no space left for .*free space, then `ideal-run resume`"):
             labeller.wait()
     assert [request.key for request in store.pending()] == [key] and store.failures() == []
 

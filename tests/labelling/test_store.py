@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.constraints import FixAtoms
-
 from ideal.errors import LabelError
 from ideal.labelling.store import LabelStore
 from ideal.records import FailedLabel, Label

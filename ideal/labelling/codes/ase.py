@@ -55,6 +55,7 @@ class AseCode:
 
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: makes the calculator and calculates a dimer of each element."""
+        self._make()
         lines = [f"{self.config.calculator} ({self.settings['version']})"]
         for element in elements:
             dimer = Atoms([element, element], positions=[[0, 0, 0], [0, 0, CHECK_DISTANCE]])

@@ -100,7 +100,7 @@ class EspressoCode:
             stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
         except (subprocess.CalledProcessError, OSError) as error:
             raise LabelError(self._cause(folder, first_line(error))) from error
-        except (AssertionError, LookupError, RuntimeError, ValueError) as error:
+        except (AssertionError, LookupError, RuntimeError, StopIteration, ValueError) as error:
             raise LabelError(self._cause(folder, f"its output could not be read ({first_line(error)})")) from error
         finally:
             shutil.rmtree(folder / "scratch", ignore_errors=True)
