@@ -139,11 +139,11 @@ def holds_near(surroundings: Surroundings, ratio: Mapping[int, int]) -> bool:
 
     An interface or an adsorbate makes the frame's formula meaningless near the center.
     """
-    numbers = surroundings.numbers[surroundings.within(*surroundings.largest_box())]
-    if not set(np.unique(numbers)) <= set(ratio):
+    weights, _ = surroundings.weights()
+    if not set(np.unique(surroundings.numbers[weights > 0.0])) <= set(ratio):
         return False
     total = sum(ratio.values())
-    shares = [abs(np.mean(numbers == z) - n / total) for z, n in ratio.items()]
+    shares = [abs(np.average(surroundings.numbers == z, weights=weights) - n / total) for z, n in ratio.items()]
     return bool(max(shares) < LOCAL_TOLERANCE)
 
 

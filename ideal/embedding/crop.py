@@ -101,6 +101,24 @@ class Surroundings:
             lo[c], hi[c] = (-half, half) if axis.kind == "cut" else (axis.lo, axis.hi)
         return lo, hi
 
+    def weights(self) -> tuple[FloatArray, float]:
+        """Weights (n,) that fade from the center outward along cut axes, and their integral over space (Å³).
+
+        Sums over them are local averages free of the steps by which a sharp box counts the layers of a crystal.
+        """
+        reach = self.r_core + self.margin + 2 * SEAM_DEPTH
+        weights = np.ones(len(self.numbers))
+        volume = abs(float(np.linalg.det(self.directions)))
+        for c, axis in enumerate(self.axes):
+            height = self.heights[:, c]
+            if axis.kind == "cut":
+                weights *= np.where(np.abs(height) < reach, np.cos(0.5 * np.pi * height / reach) ** 2, 0.0)
+                volume *= reach
+            else:
+                weights *= (height >= axis.lo) & (height < axis.hi)
+                volume *= axis.hi - axis.lo
+        return weights, volume
+
     def typical_count(self) -> int:
         """Number of atoms in a crop with average margins."""
         half = self.r_core + 0.5 * self.margin
@@ -196,8 +214,8 @@ class FrameView:
         low, high = self._extent[:, c]
         return Axis(
             "surface",
-            low - self.vacuum if open_low else 0.0,
-            0.0 if open_low else high + self.vacuum,
+            low - 2 * self.vacuum if open_low else 0.0,
+            0.0 if open_low else high + 2 * self.vacuum,
             open_low,
             periodic=bool(self.periodic[c]),
         )

@@ -352,9 +352,8 @@ def _density(surroundings: Surroundings) -> float | None:
     """Atoms per Å³ near the center; None where an open surface leaves it undefined."""
     if any(axis.kind == "surface" for axis in surroundings.axes):
         return None
-    lo, hi = surroundings.largest_box()
-    volume = abs(float(np.linalg.det(surroundings.directions * (hi - lo)[:, None])))
-    return float(surroundings.within(lo, hi).sum()) / volume
+    weights, volume = surroundings.weights()
+    return float(weights.sum()) / volume
 
 
 def _core_contact(surroundings: Surroundings, shortest: ShortestDistances) -> str:
