@@ -91,8 +91,9 @@ class GpawCode:
                 convergence={
                     "density": config.density_tolerance,
                     "eigenstates": config.eigenstates_tolerance,
-                    "maximum iterations": config.max_iterations,
                 },
+                # Not the criterion "maximum iterations": that one calls an unconverged density converged.
+                maxiter=config.max_iterations,
                 txt=str(folder / "gpaw.txt"),
             )
             energy = cell.get_potential_energy(force_consistent=True)
