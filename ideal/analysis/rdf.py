@@ -3,7 +3,7 @@
     g(r) = <dN(r)/dr> / (4 pi r^2 rho),    rho = N_b / V
 
 dN(r) counts the neighbors of species b between r and r + dr around an atom of species a, averaged over atoms and
-frames. It is 1 at every r in an ideal gas. Periodic images count as neighbors, so any cell shape and size will do. Where
+frames. It is 1 at every r in an ideal gas. Periodic images count as neighbors: any cell shape and size will do. Where
 an axis is open (slab, cluster) the density is not defined, and dN/dr itself is returned.
 """
 

@@ -114,7 +114,7 @@ def _largest_radius(frame: Atoms) -> float:
 
 
 def _order(name: str, frames: TrajectoryFrames, notes: list[str]) -> tuple[FloatArray, FloatArray]:
-    count = int(np.clip(_ATOMS_IN_ALL // len(frames.atoms[0]), 2, 60))
+    count = int(np.clip(_ATOMS_IN_ALL // len(frames.atoms[0]), 2, 30))
     which = np.unique(np.linspace(0, len(frames.atoms) - 1, min(count, len(frames.atoms))).round().astype(int))
     try:
         order = [float(steinhardt(frames.atoms[k]).averaged.mean()) for k in which]

@@ -1,7 +1,8 @@
-"""What the figures of a report share: the result of drawing one, time axes, names of trajectories."""
+"""What the figures of a report share: the result of drawing one, times, names of trajectories."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -72,3 +73,19 @@ def name_trajectories(axes: Axes, count: int, force: bool = False) -> None:
     """A legend, unless there is one trajectory only (and nothing else to name) or too many."""
     if force or 1 < count <= MOST_NAMES:
         legend_above(axes)
+
+
+def duration(seconds: float) -> str:
+    """A time span in words, such as ``12 min 5 s``.
+
+    Example:
+        >>> duration(725.2)
+        '12 min 5 s'
+    """
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -18,7 +18,7 @@ from ideal.report.drawing import (
     trajectory_names,
 )
 from ideal.report.log import Trace
-from ideal.report.style import Theme, legend_above, new_figure
+from ideal.report.style import Theme, legend_above, log_scale, new_figure
 
 
 def temperature(run: RunData, derived: Derived, theme: Theme) -> Drawing:
@@ -111,7 +111,7 @@ def uncertainty(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     values = np.concatenate(shown)
     positive = values[values > 0]
     if len(positive) and positive.max() > 20 * np.median(positive):
-        axes.set_yscale("log")
+        log_scale(axes, positive)
     else:
         axes.set_ylim(bottom=0)
     axes.set_ylabel("largest uncertainty u of the frame")
@@ -134,20 +134,22 @@ def labels(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     for name in names:
         trace = run.log.traces[name]
         counts = {}
-        for state, style in (("done", "solid"), ("failed", (0, (2, 1.5)))):
+        for state, style in (("failed", (0, (2, 1.5))), ("done", "solid")):
             at = np.sort(
                 [np.interp(label.step, trace.steps, trace.times) for label in online
                  if label.trajectory == name and label.state == state]
             )  # fmt: skip
             counts[state] = len(at)
-            if state == "failed" and not single and not len(at):
+            if state == "failed" and not len(at) and not single:
                 continue
             x = np.concatenate([[trace.times[0]], at, [trace.times[-1]]]) * time.scale
             y = np.concatenate([[0], np.arange(1, len(at) + 1), [len(at)]])
             color = (theme.good if state == "done" else theme.bad) if single else colors[name]
-            label = state if single else f"{name}: {state}"
+            label = state if single else name if state == "done" else None
             axes.step(x, y, where="post", color=color, linestyle=style, label=label)
         words.append(f"{name} has {counts['done']} labels done and {counts['failed']} failed")
+    if not single and any(label.state == "failed" for label in online):
+        axes.plot([], [], color=theme.muted, linestyle=(0, (2, 1.5)), label="failed")
     axes.set_ylabel("labels (cumulative)")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from ideal.records import FloatArray
 from ideal.report.data import RunData
 from ideal.report.derived import GROUPS, Derived
-from ideal.report.drawing import Drawing, NotDrawnError
+from ideal.report.drawing import Drawing, NotDrawnError, duration
 from ideal.report.log import STAGES
-from ideal.report.style import Theme, clear_markers, legend_above, new_figure
+from ideal.report.style import Theme, clear_markers, legend_above, log_scale, new_figure
 
 
 def energy_parity(run: RunData, derived: Derived, theme: Theme) -> Drawing:
@@ -49,7 +49,11 @@ def error_by_labels(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     axes.vlines(learned, after, before, color=theme.grid, linewidth=1.5, zorder=1)
     style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4.5}
     axes.plot(learned, before, color=theme.before, label="new labels, unseen", **style)
-    axes.plot(learned, after, color=theme.after, label="the same, learned", **style)
+    undone = np.array([update.rolled_back for update in updates])
+    axes.plot(learned[~undone], after[~undone], color=theme.after, label="the same, learned", **style)
+    if undone.any():
+        hollow = style | {"markerfacecolor": theme.paper}
+        axes.plot(learned[undone], after[undone], color=theme.after, label="rolled back", **hollow)
     held_out = [(x, h.errors.force) for x, h in ((0, run.held_out_before), (learned[-1], run.held_out_after)) if h]
     if held_out:
         x, y = zip(*held_out, strict=True)
@@ -83,8 +87,7 @@ def training(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         for phase, name, color in ((pretraining, "pretraining", theme.before), (~pretraining, "updates", theme.after)):
             if phase.any():
                 axes.plot(epochs[phase], values[phase], color=color, label=name, linewidth=1.2)
-        if np.nanmin(np.where(values > 0, values, np.nan), initial=np.inf) < np.inf:
-            axes.set_yscale("log")
+        log_scale(axes, values)
         axes.set_ylabel(label)
     bottom.set_xlabel("epoch (all phases in order)")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -130,7 +133,7 @@ def cells(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     left.set_ylabel("number of cells")
     thresholds = [t.threshold[np.isfinite(t.threshold)] for t in run.log.traces.values()]
     if thresholds and len(limits := np.concatenate(thresholds)):
-        right.axvline(float(np.median(limits)), color=theme.limit, linestyle=(0, (4, 2)), label="threshold")
+        right.axvline(float(np.median(limits)), color=theme.ink, linestyle=(0, (4, 2)), label="threshold")
     handles, names = right.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=3)
     sizes = [cell.n_atoms for cell in accepted]
@@ -182,16 +185,16 @@ def wall_time(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     bars = axes.barh([STAGES.get(name, name) for name in names], values, color=theme.series[0], height=0.66)
     axes.bar_label(
         bars,
-        labels=[f"{v:.3g} {unit}  ({100 * stages[n] / total:.0f} %)" for v, n in zip(values, names, strict=True)],
+        labels=[f"{duration(stages[n])}  ({100 * stages[n] / total:.0f} %)" for n in names],
         padding=5,
         fontsize=9,
     )
-    axes.set_xlim(0, max(values) * 1.3)
+    axes.set_xlim(0, max(values) * 1.35)
     axes.set_xlabel(f"wall time ({unit})")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     words = ", ".join(f"{STAGES.get(n, n)} {100 * stages[n] / total:.0f} %" for n in reversed(names))
-    return Drawing(figure, f"Wall time by stage, {total / divisor:.3g} {unit} in all: {words}.")
+    return Drawing(figure, f"Wall time by stage, {duration(total)} in all: {words}.")
 
 
 def _parity(

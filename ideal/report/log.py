@@ -118,7 +118,7 @@ class LabelRecord:
 
 @dataclass(frozen=True)
 class Update:
-    """One update of the model; errors on its new labels before and after."""
+    """One update of the model; errors on its new labels before and after. One that did not help is rolled back."""
 
     trajectory: str
     step: int
@@ -126,6 +126,7 @@ class Update:
     before: Errors
     after: Errors
     seconds: float
+    rolled_back: bool
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,7 @@ def _updates(events: list[dict[str, Any]]) -> tuple[Update, ...]:
             before=Errors.read(event.get("before")),
             after=Errors.read(event.get("after")),
             seconds=number(event.get("seconds")),
+            rolled_back=bool(event.get("rolled_back")),
         )
     return tuple(updates.values())
 
@@ -315,7 +317,7 @@ def _stage_seconds(events: list[dict[str, Any]]) -> dict[str, float]:
         time = number(event["time"])
         name = event["event"]
         if before is not None and name != "resumed" and time > before:
-            part = within or str(event.get("stage", ""))
+            part = within or (str(event.get("stage")) if name == "stage_finished" else "")
             stage = _STAGE_OF_START_UP.get(part) or _STAGE_OF_EVENT.get(name, "other")
             seconds[stage] = seconds.get(stage, 0.0) + time - before
         if name == "stage_started":

@@ -10,12 +10,17 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ideal.records import FloatArray
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Theme:
             "font.size": 10,
             "mathtext.fontset": "dejavusans",
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,
+            "figure.constrained_layout.h_pad": 0.07,
         }
 
 
@@ -112,6 +119,19 @@ DARK = Theme(
 )
 
 
+def log_scale(axes: Axes, values: FloatArray) -> None:
+    """A logarithmic y axis with plain numbers: 1, 2, 5 within few decades, else the decades."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return
+    decades = np.log10(positive.max() / positive.min())
+    axes.set_yscale("log")
+    subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def new_figure(width: float = 6.4, height: float = 3.7) -> Figure:
     """An empty figure, in inches, that no global state knows of."""
     figure = Figure(figsize=(width, height))
@@ -127,10 +147,13 @@ def to_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
 
 
 def legend_above(axes: Axes, columns: int = 4) -> Legend | None:
-    """A legend in one row above the axes, where it hides no data; None when nothing has a name."""
+    """A legend above the axes, where it hides no data, solid lines first; None when nothing has a name."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return None
+    broken = [isinstance(handle, Line2D) and handle.get_linestyle() != "-" for handle in handles]
+    order = sorted(range(len(handles)), key=broken.__getitem__)
+    handles, labels = [handles[k] for k in order], [labels[k] for k in order]
     return axes.legend(
         handles,
         labels,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ideal.config import GpawConfig, TrajectoryConfig
 from ideal.report.data import RunData
-from ideal.report.drawing import run_time
+from ideal.report.drawing import duration, run_time
 
 Row = tuple[str, str]
 
@@ -42,14 +42,14 @@ def tiles(run: RunData) -> list[Tile]:
             Tile(
                 "held-out force MAE",
                 f"{after.errors.force:.3g} eV/Å",
-                f"{factor(before.errors.force, after.errors.force)} (was {before.errors.force:.3g})",
+                f"{_short_factor(before.errors.force, after.errors.force)} (was {before.errors.force:.3g})",
             )
         )
         found.append(
             Tile(
                 "held-out energy MAE",
                 f"{1000 * after.errors.energy:.3g} meV/atom",
-                f"{factor(before.errors.energy, after.errors.energy)} (was {1000 * before.errors.energy:.3g})",
+                f"{_short_factor(before.errors.energy, after.errors.energy)} (was {1000 * before.errors.energy:.3g})",
             )
         )
     elif before:
@@ -88,20 +88,8 @@ def factor(before: float, after: float) -> str:
     return f"{ratio:.2f} times lower" if ratio >= 1 else f"{1 / ratio:.2f} times higher"
 
 
-def duration(seconds: float) -> str:
-    """A time span in words, such as ``12 min 5 s``.
-
-    Example:
-        >>> duration(725.2)
-        '12 min 5 s'
-    """
-    if not math.isfinite(seconds):
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+def _short_factor(before: float, after: float) -> str:
+    return factor(before, after).replace(" times", "×")
 
 
 def _results(run: RunData) -> Iterator[Row]:
@@ -124,7 +112,8 @@ def _results(run: RunData) -> Iterator[Row]:
         accepted = sum(cell.accepted for cell in log.cells)
         yield "Embedded cells", f"{accepted} accepted, {len(log.cells) - accepted} refused"
     if log.updates:
-        yield "Updates of the model", f"{len(log.updates)}"
+        undone = sum(update.rolled_back for update in log.updates)
+        yield "Updates of the model", f"{len(log.updates)}" + (f", {undone} rolled back" if undone else "")
     before, after = run.held_out_before, run.held_out_after
     for name, unit, scale, attribute in (
         ("force", "eV/Å", 1.0, "force"),

@@ -18,16 +18,25 @@ from ideal.engine import events
 from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.run_directory import RunDirectory
 from ideal.records import Label
+from ideal.report.data import read_run
+from ideal.report.derived import Derived, derive
 
 STEPS, EVERY, TIMESTEP = 1200, 10, 2.0
 THRESHOLD = 2.4
 DONE, FAILED = 14, 1
+ROLLED_BACK = 9
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; read it only, `copied_run` may be changed."""
     return build(tmp_path_factory.mktemp("report") / "heating")
+
+
+@pytest.fixture(scope="session")
+def derived(finished_run: Path) -> Derived:
+    """The analysis of the finished run."""
+    return derive(read_run(finished_run))
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ def copied_run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def build(
-    path: Path, title: str = "Heating of lithium", trajectories: tuple[str, ...] = ("md",), seed: int = 0
+    path: Path, title: str = "Heating of lithium", trajectories: tuple[str, ...] = ("md",), every: int = EVERY
 ) -> Path:
     """Write the directory with the engine's own writers."""
     rng = np.random.default_rng(0)
@@ -78,7 +87,7 @@ def build(
         _write_start(directory, rng)
         clock = _Clock(directory)
         for name in trajectories:
-            _write_trajectory(directory, clock, name, rng)
+            _write_trajectory(directory, clock, name, rng, every)
         directory.write_json("held_out_after.json", held_out(0.02, 0.0015, seed=2))
         clock.write(2.0, events.StageFinished, stage="evaluation", seconds=2.0)
         stages = {"md": 80.0, "uncertainty": 12.0, "embedding": 9.0, "labelling_wait": 310.0, "training": 95.0}
@@ -131,13 +140,13 @@ def _write_epoch(
     )
 
 
-def _write_trajectory(directory: RunDirectory, clock: _Clock, name: str, rng: np.random.Generator) -> None:
+def _write_trajectory(directory: RunDirectory, clock: _Clock, name: str, rng: np.random.Generator, every: int) -> None:
     crystal = bulk("Li", a=3.5, cubic=True).repeat(4)
     walk = np.zeros_like(crystal.positions)
     asking = iter(np.linspace(150, 1050, DONE + FAILED).round(-1).astype(int))
     ask_at = next(asking)
     asked = 0
-    for step in range(0, STEPS + 1, EVERY):
+    for step in range(0, STEPS + 1, every):
         progress = step / STEPS
         temperature = min(1000.0, 200 + 0.4 * step * TIMESTEP) * rng.normal(1, 0.06)
         walk += rng.normal(0, 0.02 + 0.10 * max(0.0, progress - 0.4), walk.shape)
@@ -146,7 +155,7 @@ def _write_trajectory(directory: RunDirectory, clock: _Clock, name: str, rng: np
         atoms.wrap()
         info = {"step": step, "time_fs": step * TIMESTEP}
         directory.log(f"trajectories/{name}.extxyz").append(format_frame(atoms, info))
-        asks = step == ask_at
+        asks = 0 < ask_at <= step
         clock.write(
             0.8,
             events.Check,
@@ -220,6 +229,7 @@ def _write_label(
         before={"energy_mae": 0.004, "force_mae": before, "stress_mae": 0.2},
         after={"energy_mae": 0.002, "force_mae": 0.6 * before, "stress_mae": 0.1},
         seconds=6.0,
+        rolled_back=number == ROLLED_BACK,
         model="ab12",
     )
     for epoch in range(5):
@@ -255,4 +265,4 @@ def held_out(force_error: float, energy_error: float, seed: int) -> dict[str, An
 @pytest.fixture
 def many_trajectories(tmp_path: Path) -> Iterator[Path]:
     """A run of three trajectories."""
-    yield build(tmp_path / "many", trajectories=("cold", "hot", "surface"))
+    yield build(tmp_path / "many", trajectories=("cold", "hot", "surface"), every=60)
