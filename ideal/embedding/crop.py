@@ -101,6 +101,28 @@ class Surroundings:
             lo[c], hi[c] = (-half, half) if axis.kind == "cut" else (axis.lo, axis.hi)
         return lo, hi
 
+    def open_structure(self) -> tuple[Atoms, IntArray, IntArray]:
+        """The surroundings as a structure in which the core atoms see what they see in the frame.
+
+        Returns:
+            The atoms, periodic along whole axes only; the indices of the core among them; their indices in the frame.
+        """
+        lo, hi = np.full(3, -np.inf), np.full(3, np.inf)
+        pbc = [axis.kind == "whole" and axis.periodic for axis in self.axes]
+        lengths = np.ones(3)
+        for c in np.flatnonzero(pbc):
+            lo[c], hi[c] = self.axes[c].lo, self.axes[c].hi
+            lengths[c] = hi[c] - lo[c]
+        chosen = np.flatnonzero(self.within(lo, hi))
+        atoms = Atoms(
+            numbers=self.numbers[chosen],
+            positions=self.vectors[chosen],
+            cell=self.directions * lengths[:, None],
+            pbc=pbc,
+        )
+        core = np.flatnonzero(self.core[chosen])
+        return atoms, core, self.parents[chosen[core]]
+
     def weights(self) -> tuple[FloatArray, float]:
         """Weights (n,) that fade from the center outward along cut axes, and their integral over space (Å³).
 
@@ -137,7 +159,7 @@ class FrameView:
     Args:
         atoms: the frame; any cell shape, any periodicity.
         index: the center.
-        vacuum: a gap (Å) wider than this makes an axis a vacuum axis.
+        vacuum: reach of the descriptor (Å); a gap wider than this makes an axis a vacuum axis.
 
     Raises:
         EmbeddingError: the lattice vectors of the periodic axes are missing or linearly dependent.
@@ -180,7 +202,7 @@ class FrameView:
             margin: largest distance of a face beyond the core, Å.
             max_atoms: a vacuum axis is not kept whole when the crop would then hold more atoms.
         """
-        reach = r_core + margin + 2 * SEAM_DEPTH
+        reach = r_core + max(margin + 2 * SEAM_DEPTH, self.vacuum)
         axes = [self._whole(c) for c in range(3)]
         cut = Axis("cut")
         for c in range(3):

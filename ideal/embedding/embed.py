@@ -3,10 +3,11 @@
     frame, center -> crops with matched seams -> repaired -> ranked -> best three optimized -> accepted or refused
 
 Small cells come first: core radius and margin start at the configured values and grow only where the small
-cell is refused. A crop is ranked by the mean of log(1 + u²) over its filler, times (1 + atoms removed to
-repair its formula). The filler of the best three is optimized, first in a fixed cell, then with the cut axes
-free. A cell is accepted when every filler atom's u is below the threshold (times ``young_factor`` while the
-distribution is young) and none is in contact.
+cell is refused. A crop is ranked by the mean of log(1 + u²) over its filler, plus the same of what its core
+exceeds the frame by, times (1 + atoms removed to repair its formula). The filler of the best three is optimized,
+first in a fixed cell, then with the cut axes free. A cell is accepted when every filler atom's u is below the
+threshold (times ``young_factor`` while the distribution is young), no core atom is much less known than it was in
+the frame, and no filler is in contact.
 
 A frame that a crop could hardly undercut is returned whole; so is a refused one that has at most
 ``max_atoms`` atoms.
@@ -29,7 +30,7 @@ from ideal.config import EmbeddingConfig
 from ideal.embedding.composition import Crop, build_crop, formula_ratio, holds_near, parse_ratio
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.embedding.distances import CONTACT, ShortestDistances
-from ideal.embedding.filler import FillerUncertainty, Optimized, optimize_filler
+from ideal.embedding.filler import CORE_TOLERANCE, FillerUncertainty, Optimized, optimize_filler
 from ideal.embedding.seam import seam_table
 from ideal.errors import EmbeddingError
 from ideal.records import BoolArray, FloatArray, IntArray, Provenance, Substructure
@@ -73,8 +74,8 @@ class EmbeddingUncertainty(FillerUncertainty, Protocol):
         """Environments learned, by chemical symbol."""
         ...
 
-    def atomic(self, atoms: Atoms) -> FloatArray:
-        """u (n,) of every atom."""
+    def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
+        """u of the centers, of every atom by default."""
         ...
 
 
@@ -173,6 +174,7 @@ class _Search:
         self.uncertainty, self.threshold, self.limit = uncertainty, threshold, limit
         self.shortest, self.config, self.rng = shortest, config, rng
         self.best: Optimized | None = None
+        self.frame_u: dict[int, float] = {}
         self.notes: list[str] = []
         self.optimized = 0
 
@@ -184,6 +186,9 @@ class _Search:
             if axis.kind == "cut"
         }
         density = _density(surroundings)
+        structure, core, parents = surroundings.open_structure()
+        u = self.uncertainty.atomic(structure, core)
+        self.frame_u = dict(zip(parents.tolist(), u.tolist(), strict=True))
         for best_seams, tolerance in DRAWS:
             crops: list[Crop] = []
             lost = _Lost()
@@ -212,15 +217,24 @@ class _Search:
 
     def accepts(self, result: Optimized) -> bool:
         """Whether the cell may be labelled and learned."""
-        return result.max_u < self.limit and not result.in_contact
+        return result.excess(self.limit) < 1.0 and not result.in_contact
 
     def _ranked(self, crops: list[Crop]) -> list[Crop]:
         def score(crop: Crop) -> float:
-            u = self.uncertainty.atomic(crop.atoms())[~crop.core]
-            return float(np.log1p(u**2).mean()) * (1 + crop.removed)
+            squared = self.uncertainty.atomic(crop.atoms()) ** 2
+            known = np.maximum(self._reference(crop), self.threshold)[crop.core]
+            filler = float(np.log1p(squared[~crop.core]).mean())
+            core = float(np.log1p(np.maximum(squared[crop.core] - known**2, 0.0)).mean())
+            return (filler + core) * (1 + crop.removed)
 
         scores = [score(crop) for crop in crops]
         return [crops[k] for k in np.argsort(scores, kind="stable")]
+
+    def _reference(self, crop: Crop) -> FloatArray:
+        """u (n,) of the core atoms in the frame, 0 for filler."""
+        reference = np.zeros(len(crop))
+        reference[crop.core] = [self.frame_u[parent] for parent in crop.parents[crop.core].tolist()]
+        return reference
 
     def _optimize(self, crops: list[Crop]) -> bool:
         """Optimize crops until one is below the threshold itself, the cell fixed at first."""
@@ -235,12 +249,16 @@ class _Search:
                     return True
         return self.best is not None and self.accepts(self.best)
 
+    def _badness(self, result: Optimized) -> tuple[bool, float]:
+        return result.in_contact, result.excess(self.limit)
+
     def _below_threshold(self, result: Optimized) -> bool:
-        return result.max_u < self.threshold and not result.in_contact
+        return result.excess(self.threshold) < 1.0 and not result.in_contact
 
     def _run(self, crop: Crop, strain: bool, start: Optimized | None = None) -> Optimized:
         result = optimize_filler(
             crop,
+            self._reference(crop),
             self.uncertainty,
             self.threshold,
             self.shortest,
@@ -249,7 +267,7 @@ class _Search:
             start=start,
         )
         self.optimized += 1
-        if self.best is None or (result.in_contact, result.max_u) < (self.best.in_contact, self.best.max_u):
+        if self.best is None or self._badness(result) < self._badness(self.best):
             self.best = result
         return result
 
@@ -264,6 +282,11 @@ class _Search:
             f"the filler reaches u = {self.best.max_u:.2f}, allowed is {self.limit:.2f}, in the best of "
             f"{self.optimized} optimized crops ({len(self.best.crop)} atoms)"
         )
+        core = self.best.u / np.maximum(self.limit, CORE_TOLERANCE * self.best.reference)
+        core[~self.best.crop.core] = 0.0
+        if core.max() >= 1.0:
+            k = int(np.argmax(core))
+            text += f"; a core atom reaches u = {self.best.u[k]:.2f} (in the frame {self.best.reference[k]:.2f})"
         if self.best.in_contact:
             text += (
                 f"; a filler atom is at {self.best.closest:.2f} of the shortest known distance, allowed is {CONTACT}"

@@ -1,8 +1,11 @@
 """Optimization of the filler: every filler atom's uncertainty below the threshold, and no further.
 
-The objective is a hinge on the squared uncertainty of the filler atoms plus a guard against contacts,
+The objective is a hinge on the squared uncertainty plus a guard against contacts,
 
-    L = sum_{i in filler} max(0, u_i^2 - (0.8 threshold)^2) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2.
+    L = sum_i max(0, u_i^2 - f_i) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2,
+
+with f_i = (0.8 threshold)^2. A core atom counts only beyond what it had in the frame: f_i is its own u^2 there,
+where that is larger. Without this term a core in a small cell may meet its own image in ways that no frame shows.
 
 Minimizing the sum of all u^2, as the paper does, over-orders the filler: its energy falls below that of the
 frame, and the distribution that learns from it narrows. With the hinge only what exceeds the threshold moves.
@@ -23,7 +26,7 @@ from ase import Atoms
 
 from ideal.embedding.composition import Crop
 from ideal.embedding.distances import CONTACT, ShortestDistances, periodic_pairs
-from ideal.records import BoolArray, FloatArray
+from ideal.records import FloatArray
 
 FLOOR = 0.8
 """u counts from this fraction of the threshold on."""
@@ -43,6 +46,9 @@ MAX_STEP = 0.2
 MAX_STRAIN = 0.08
 """Largest change of a cell vector, as a fraction of it."""
 
+CORE_TOLERANCE = 1.5
+"""A core atom's u may exceed its own value in the frame by this factor (or reach what filler may)."""
+
 MEMORY = 12
 """Steps that L-BFGS remembers."""
 
@@ -50,10 +56,8 @@ MEMORY = 12
 class FillerUncertainty(Protocol):
     """What the optimization needs of an uncertainty (`ideal.uncertainty.mahalanobis.SoapMahalanobis` has it)."""
 
-    def hinge(
-        self, atoms: Atoms, floor: float, mask: BoolArray | None = None
-    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-        """Value, gradient (n, 3), strain derivative (3, 3) of sum_{mask} max(0, u² - floor), and u (n,)."""
+    def hinge(self, atoms: Atoms, floor: float | FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+        """Value, gradient (n, 3), strain derivative (3, 3) of sum_i max(0, u_i² - floor_i), and u (n,)."""
         ...
 
 
@@ -63,6 +67,7 @@ class Optimized:
 
     Attributes:
         crop: the crop it started from.
+        reference: (n,) u of the core atoms in the frame; 0 for filler.
         vectors: (n, 3) positions relative to the center, Å.
         cell: (3, 3) lattice vectors, Å.
         u: (n,) uncertainty of every atom.
@@ -71,6 +76,7 @@ class Optimized:
     """
 
     crop: Crop
+    reference: FloatArray
     vectors: FloatArray
     cell: FloatArray
     u: FloatArray
@@ -81,6 +87,10 @@ class Optimized:
     def max_u(self) -> float:
         """Largest u of the filler."""
         return float(self.u[~self.crop.core].max(initial=0.0))
+
+    def excess(self, limit: float) -> float:
+        """Largest u in units of what is allowed: ``limit``, for core atoms also what the frame had."""
+        return float((self.u / np.maximum(limit, CORE_TOLERANCE * self.reference)).max())
 
     @property
     def in_contact(self) -> bool:
@@ -100,6 +110,7 @@ class _Point:
 
 def optimize_filler(
     crop: Crop,
+    reference: FloatArray,
     uncertainty: FillerUncertainty,
     threshold: float,
     shortest: ShortestDistances,
@@ -111,6 +122,7 @@ def optimize_filler(
 
     Args:
         crop: the crop; its core atoms stay.
+        reference: (n,) u of the core atoms in the frame; 0 for filler.
         uncertainty: gives the hinge and its derivatives.
         threshold: the value of u that counts as known.
         shortest: shortest distances of the training set.
@@ -121,7 +133,7 @@ def optimize_filler(
     Returns:
         The point of lowest objective that was found.
     """
-    problem = _Problem(crop, uncertainty, threshold, shortest, strain)
+    problem = _Problem(crop, reference, uncertainty, threshold, shortest, strain)
     first = problem.parameters(crop.vectors if start is None else start.vectors)
     return _lbfgs(problem.evaluate, first, problem.limit, problem.finished, max_evaluations).result
 
@@ -132,12 +144,15 @@ class _Problem:
     def __init__(
         self,
         crop: Crop,
+        reference: FloatArray,
         uncertainty: FillerUncertainty,
         threshold: float,
         shortest: ShortestDistances,
         strain: bool,
     ) -> None:
         self.crop, self.uncertainty, self.threshold = crop, uncertainty, threshold
+        self.reference = reference
+        self.floor = np.maximum(FLOOR * threshold, reference) ** 2
         self.free = np.flatnonzero(~crop.core)
         self.axes = np.flatnonzero(crop.cut) if strain else np.zeros(0, dtype=np.int64)
         # one unit of a strain parameter shall move the atoms about as much as one unit of all displacements
@@ -161,9 +176,7 @@ class _Problem:
             deformation += strain * generator
         vectors, cell = crop.vectors.copy(), crop.cell @ deformation
         vectors[free] = (crop.vectors[free] + displacements) @ deformation
-        value, gradient, virial, u = self.uncertainty.hinge(
-            crop.atoms(vectors, cell), floor=(FLOOR * self.threshold) ** 2, mask=~crop.core
-        )
+        value, gradient, virial, u = self.uncertainty.hinge(crop.atoms(vectors, cell), self.floor)
         guard, guard_gradient, guard_virial, closest = self._guard(vectors, cell)
         value, gradient, virial = value + guard, gradient + guard_gradient, virial + guard_virial
         self.evaluations += 1
@@ -175,7 +188,7 @@ class _Problem:
             frozen = float((gradient[core] * (vectors[core] @ generator)).sum())
             by_strain.append((everything - frozen) / (1.0 + strain) / self.weight)
         slope = np.concatenate([(gradient[free] @ deformation.T).ravel(), by_strain])
-        result = Optimized(crop, vectors, cell, np.asarray(u), closest, self.evaluations)
+        result = Optimized(crop, self.reference, vectors, cell, np.asarray(u), closest, self.evaluations)
         return _Point(parameters, float(value), slope, result)
 
     def _guard(self, vectors: FloatArray, cell: FloatArray) -> tuple[float, FloatArray, FloatArray, float]:
@@ -211,7 +224,7 @@ class _Problem:
         return factor
 
     def finished(self, point: _Point) -> bool:
-        return point.result.max_u < STOP * self.threshold and not point.result.in_contact
+        return point.result.excess(STOP * self.threshold) < 1.0 and not point.result.in_contact
 
 
 def _lbfgs(

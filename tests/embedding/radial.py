@@ -13,7 +13,7 @@ from ase.constraints import FixCom
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 from ideal.embedding.distances import Pairs, periodic_pairs
-from ideal.records import BoolArray, FloatArray, IntArray
+from ideal.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class RadialUncertainty:
         np.add.at(features, (pairs.first[:, None], columns), value)
         return features, pairs, slope, columns
 
-    def hinge(
-        self, atoms: Atoms, floor: float, mask: BoolArray | None = None
-    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+    def hinge(self, atoms: Atoms, floor: float | FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         features, pairs, slope, columns = self._features(atoms)
         self.evaluated_atoms += len(atoms)
         squared, adjoint = np.zeros(len(atoms)), np.zeros_like(features)
@@ -81,8 +79,6 @@ class RadialUncertainty:
             squared[i] = d @ precision @ d / len(d)
             adjoint[i] = 2 * precision @ d / len(d)
         active = squared > floor
-        if mask is not None:
-            active &= mask
         adjoint[~active] = 0
         by_r = (adjoint[pairs.first[:, None], columns] * slope).sum(axis=1)
         force = (by_r / pairs.distances)[:, None] * pairs.vectors
@@ -91,8 +87,9 @@ class RadialUncertainty:
         np.add.at(gradient, pairs.first, -force)
         return float((squared - floor)[active].sum()), gradient, force.T @ pairs.vectors, np.sqrt(squared)
 
-    def atomic(self, atoms: Atoms) -> FloatArray:
-        return self.hinge(atoms, 0.0)[3]
+    def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
+        u = self.hinge(atoms, 0.0)[3]
+        return u if centers is None else u[centers]
 
 
 def hot(atoms: Atoms, temperature: float, steps: int = 25, seed: int = 0) -> Atoms:

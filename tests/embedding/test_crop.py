@@ -11,6 +11,8 @@ from ase.neighborlist import neighbor_list
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.errors import EmbeddingError
 
+from .radial import RadialUncertainty
+
 
 def surroundings(
     atoms: Atoms, index: int, r_core: float = 4.0, margin: float = 2.5, max_atoms: int = 200
@@ -108,3 +110,14 @@ def test_missing_and_flat_cells_are_errors() -> None:
     atoms.set_cell(np.array([[10.8, 0, 0], [0, 10.8, 0], [10.8, 10.8, 0]]))
     with pytest.raises(EmbeddingError, match="linearly dependent"):
         surroundings(atoms, 0)
+
+
+@pytest.mark.parametrize("repeat", [(4, 4, 4), (2, 4, 4)])
+def test_core_sees_in_the_open_structure_what_it_sees_in_the_frame(repeat: tuple[int, int, int]) -> None:
+    frame = bulk("Cu", cubic=True).repeat(repeat)
+    frame.rattle(0.1, seed=3)
+    uncertainty = RadialUncertainty(["Cu"])
+    uncertainty.update([frame])
+    structure, core, parents = surroundings(frame, 5).open_structure()
+    assert np.allclose(uncertainty.atomic(structure, core), uncertainty.atomic(frame)[parents])
+    assert len(set(parents.tolist())) == len(parents)

@@ -41,7 +41,14 @@ def skewed_crop(crop: Crop) -> Crop:
 
 def test_gradient_matches_finite_differences(skewed_crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
     # a large "shortest distance" brings the guard into play
-    problem = _Problem(skewed_crop, copper_uncertainty, 1.0, ShortestDistances({(29, 29): 3.0}), strain=True)
+    problem = _Problem(
+        skewed_crop,
+        np.zeros(len(skewed_crop)),
+        copper_uncertainty,
+        1.0,
+        ShortestDistances({(29, 29): 3.0}),
+        strain=True,
+    )
     rng = np.random.default_rng(0)
     start = problem.parameters(skewed_crop.vectors)
     start += rng.normal(0, 0.03, len(start))
@@ -59,7 +66,9 @@ def test_gradient_matches_finite_differences(skewed_crop: Crop, copper_uncertain
 def test_core_keeps_its_positions_and_uncut_axes_their_length(
     skewed_crop: Crop, copper_uncertainty: RadialUncertainty, strain: bool
 ) -> None:
-    result = optimize_filler(skewed_crop, copper_uncertainty, 1.0, ShortestDistances(), 15, strain=strain)
+    result = optimize_filler(
+        skewed_crop, np.zeros(len(skewed_crop)), copper_uncertainty, 1.0, ShortestDistances(), 15, strain=strain
+    )
     core = skewed_crop.core
     assert np.array_equal(result.vectors[core], skewed_crop.vectors[core])
     assert np.abs(result.vectors[~core] - skewed_crop.vectors[~core]).max() > 0.01
@@ -72,18 +81,19 @@ def test_core_keeps_its_positions_and_uncut_axes_their_length(
 
 def test_stops_as_soon_as_the_filler_is_known(crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
     short = ShortestDistances()
-    assert optimize_filler(crop, copper_uncertainty, 100.0, short).evaluations == 1
-    result = optimize_filler(crop, copper_uncertainty, 2.0, short, 80)
-    assert result.max_u < STOP * 2.0
+    assert optimize_filler(crop, np.zeros(len(crop)), copper_uncertainty, 100.0, short).evaluations == 1
+    own = np.where(crop.core, 10.0, 0.0)
+    result = optimize_filler(crop, own, copper_uncertainty, 2.0, short, 80)
+    assert result.max_u < STOP * 2.0 and result.excess(2.0) < STOP
     assert result.max_u == pytest.approx(copper_uncertainty.atomic(crop.atoms(result.vectors))[~crop.core].max())
 
 
 def test_evaluations_are_bounded(crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
-    assert optimize_filler(crop, copper_uncertainty, 0.05, ShortestDistances(), 5).evaluations <= 5
+    assert optimize_filler(crop, np.zeros(len(crop)), copper_uncertainty, 0.05, ShortestDistances(), 5).evaluations <= 5
 
 
 def test_a_step_is_at_most_the_trust_radius(crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
-    result = optimize_filler(crop, copper_uncertainty, 0.5, ShortestDistances(), 2)
+    result = optimize_filler(crop, np.zeros(len(crop)), copper_uncertainty, 0.5, ShortestDistances(), 2)
     assert np.linalg.norm(result.vectors - crop.vectors, axis=1).max() <= MAX_STEP + 1e-12
 
 
@@ -105,6 +115,16 @@ def test_guard_pushes_contacts_apart(crop: Crop, copper_uncertainty: RadialUncer
         crop.n_cut,
     )
     short = ShortestDistances(minimum_distances(crop.atoms()))
-    before = optimize_filler(squeezed, copper_uncertainty, 1e6, short, 1)
-    after = optimize_filler(squeezed, copper_uncertainty, 1e6, short, 60)
+    before = optimize_filler(squeezed, np.zeros(len(squeezed)), copper_uncertainty, 1e6, short, 1)
+    after = optimize_filler(squeezed, np.zeros(len(squeezed)), copper_uncertainty, 1e6, short, 60)
     assert before.in_contact and not after.in_contact
+
+
+def test_core_counts_beyond_what_the_frame_had(crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
+    """The filler makes room for the core: its u falls towards the reference, and no further than asked."""
+    u = copper_uncertainty.atomic(crop.atoms())
+    ambitious = optimize_filler(crop, np.where(crop.core, 0.5, 0.0), copper_uncertainty, 1.0, ShortestDistances(), 40)
+    modest = optimize_filler(crop, np.where(crop.core, u, 0.0), copper_uncertainty, 1.0, ShortestDistances(), 40)
+    assert ambitious.u[crop.core].max() < u[crop.core].max()
+    assert ambitious.u[crop.core].max() < modest.u[crop.core].max()
+    assert modest.excess(1.0) == pytest.approx((modest.u / np.maximum(1.0, 1.5 * np.where(crop.core, u, 0.0))).max())
