@@ -53,6 +53,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         for stage, seconds in (summary.get("stage_seconds") or {}).items()
         if wall > 0 and seconds / wall >= _SMALLEST_SHARE
     }
+    if shares and 1 - sum(shares.values()) >= _SMALLEST_SHARE:
+        shares["other"] = 1 - sum(shares.values())
     if shares:
         ordered = sorted(shares.items(), key=lambda item: -item[1])
         lines.append("Time: " + ", ".join(f"{name} {share:.0%}" for name, share in ordered) + ".")

@@ -86,6 +86,7 @@ def init(
         "training": {"pretrain": {"epochs": 100}, "online": {"epochs": 10, "learning_rate": 1e-4}},
         "engine": {"mode": "serial", "max_labels": None},
     }
+    output.parent.mkdir(parents=True, exist_ok=True)
     parse_config(values, folder=output.parent, source=str(output))
     if full:
         values = Config.model_validate(values).model_dump(mode="json")

@@ -106,10 +106,10 @@ class LiveView:
             where = f"training: epoch {event['epoch']} of {event['epochs']}"
             return f"{where}, {errors_text({'energy': event['energy_mae'], 'force': event['force_mae']})}"
         if name == "updated":
-            return (
-                f"{event['trajectory'] or 'model'}: learned {event['labels']} labels, "
-                f"{errors_text(event['before'])} -> {errors_text(event['after'])}"
-            )
+            change = f"{errors_text(event['before'])} -> {errors_text(event['after'])}"
+            if event.get("rolled_back"):
+                change = f"put back because it did not help, {errors_text(event['after'])}"
+            return f"{event['trajectory'] or 'model'}: learned {event['labels']} labels, {change}"
         if name == "check":
             trajectory = self.progress.trajectory(event["trajectory"])
             if self._due(trajectory.name) or event["n_uncertain"]:
@@ -135,18 +135,18 @@ class LiveView:
     def _render(self) -> RenderableType:
         progress = self.progress
         parts: list[RenderableType] = []
-        head = STAGES.get(progress.stage, progress.stage) or ("finished" if progress.finished else "starting")
+        head = STAGES.get(progress.stage, progress.stage) or ("finished" if progress.finished else "preparing")
         parts.append(Text(f"{elapsed(time.monotonic() - self._start)}  {head}", style="bold"))
         if progress.trajectories:
             parts.append(trajectory_table(progress))
-        counts = progress.label_counts()
+        counts = progress.batch_counts()
         if counts["running"]:
             total = sum(counts.values())
             parts.append(_bar("labels", total - counts["running"], total, counts_text(counts)))
         training = progress.training
         if training is not None and training.running:
-            text = errors_text({"energy": training.energy_mae, "force": training.force_mae})
-            parts.append(_bar("training", training.epoch, training.epochs, f"epoch of {training.phase}, {text}"))
+            text = errors_text({"force": training.force_mae})
+            parts.append(_bar("training", training.epoch, training.epochs, f"epochs of {training.phase}, {text}"))
         return Group(*parts)
 
 

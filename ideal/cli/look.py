@@ -150,12 +150,16 @@ def existing_file(path: Path, option: str) -> Path:
 
 
 def _write_scored(path: Path, frames: list[Atoms], scores: list[FloatArray]) -> None:
+    import numpy as np
+
     from ideal.cli.output import write_text
     from ideal.dataset.extxyz import format_frame
 
     texts = []
     for atoms, u in zip(frames, scores, strict=True):
-        info = {key: value for key, value in atoms.info.items() if isinstance(value, bool | int | float | str)}
+        info = {
+            key: value for key, value in atoms.info.items() if isinstance(value, bool | int | float | str | np.generic)
+        }
         texts.append(format_frame(atoms, info, {"u": u}))
     write_text(path, "".join(texts))
     typer.echo(f"Wrote {path}.")

@@ -1,4 +1,4 @@
-"""A picture of an embedded cell: core, filler and added atoms in their own colors, seen along two axes."""
+"""A picture of an embedded cell: core, filler and added atoms in their own colors, the center in the middle."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _NAMES = {
     Provenance.MOVED: "filler, moved",
     Provenance.ADDED: "filler, added",
 }
+_RADIUS = 0.45
 _VIEWS = (("along z", ""), ("along x", "-90x,-90y"))
 
 
@@ -27,6 +28,7 @@ def draw_substructure(cell: Substructure, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    from ase.data import covalent_radii
     from ase.visualize.plot import plot_atoms
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,11 +38,15 @@ def draw_substructure(cell: Substructure, path: Path) -> None:
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
+    atoms = cell.atoms.copy()
+    atoms.translate(atoms.cell.array.sum(axis=0) / 2 - atoms.positions[cell.center])
+    atoms.wrap()
+    radii = _RADIUS * covalent_radii[atoms.numbers]
     provenance = [Provenance(int(value)) for value in cell.provenance]
     colors = [COLORS[value] for value in provenance]
     for number, (title, rotation) in enumerate(_VIEWS):
         axes = figure.add_subplot(1, len(_VIEWS), number + 1)
-        plot_atoms(cell.atoms, axes, colors=colors, rotation=rotation, show_unit_cell=2)
+        plot_atoms(atoms, axes, radii=radii, colors=colors, rotation=rotation, show_unit_cell=2)
         axes.set(xlabel="Å", ylabel="Å", title=title)
     present = [value for value in Provenance if value in provenance]
     handles = [Patch(color=COLORS[value], label=f"{_NAMES[value]} ({provenance.count(value)})") for value in present]

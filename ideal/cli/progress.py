@@ -7,7 +7,7 @@ engine and reads a finished run back. Unknown events are ignored: a newer engine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,13 @@ class RunProgress:
     Attributes:
         trajectories: by name.
         labels: by key.
+        batch: keys of the labels asked for since none was running: what a progress bar should count.
         refused: embedded cells that were refused, as (trajectory, step, atom, reason).
     """
 
     trajectories: dict[str, TrajectoryProgress] = field(default_factory=dict)
     labels: dict[str, LabelProgress] = field(default_factory=dict)
+    batch: set[str] = field(default_factory=set)
     refused: list[tuple[str, int, int, str]] = field(default_factory=list)
     stage: str = ""
     training: TrainingProgress | None = None
@@ -101,11 +103,18 @@ class RunProgress:
 
     def label_counts(self, trajectory: str | None = None) -> dict[str, int]:
         """Labels done, running and failed: of one trajectory ("": the initial data), or all."""
-        counts = {"done": 0, "running": 0, "failed": 0}
-        for label in self.labels.values():
-            if trajectory is None or label.trajectory == trajectory:
-                counts[label.state] += 1
-        return counts
+        return _count(label for label in self.labels.values() if trajectory is None or label.trajectory == trajectory)
+
+    def batch_counts(self) -> dict[str, int]:
+        """Labels done, running and failed of the present batch."""
+        return _count(self.labels[key] for key in self.batch if key in self.labels)
+
+
+def _count(labels: Iterable[LabelProgress]) -> dict[str, int]:
+    counts = {"done": 0, "running": 0, "failed": 0}
+    for label in labels:
+        counts[label.state] += 1
+    return counts
 
 
 # --- one function per event -------------------------------------------------------------------------------------------
@@ -165,6 +174,9 @@ def _embedded(run: RunProgress, event: Mapping[str, Any]) -> None:
 
 def _label_submitted(run: RunProgress, event: Mapping[str, Any]) -> None:
     name = event.get("trajectory", "")
+    if not run.label_counts()["running"]:
+        run.batch = set()
+    run.batch.add(event["key"])
     run.labels[event["key"]] = LabelProgress(event["key"], name)
     if name:
         run.trajectory(name).state = "labelling"

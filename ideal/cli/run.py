@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ideal.engine.summary import RunSummary
 
 _INTERRUPTED = {"SIGINT": 130, "SIGTERM": 143}
+_SIGNAL_NAMES = {"SIGINT": "Ctrl-C"}
 
 ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="YAML file, or a folder that holds a config.yaml.")
@@ -122,7 +123,8 @@ def _conclude(context: typer.Context, directory: Path, summary: RunSummary) -> N
         typer.echo(line)
     if summary.status == "interrupted":
         command = summary.resume_command or f"ideal-run resume {directory}"
-        say_error(f"by {summary.stopped_by}; nothing finished is lost, continue with: {command}", "stopped")
+        word = _SIGNAL_NAMES.get(summary.stopped_by, summary.stopped_by)
+        say_error(f"by {word}; nothing finished is lost, continue with: {command}", "stopped")
         raise typer.Exit(_INTERRUPTED.get(summary.stopped_by, 130))
     use_run_directory(context, directory)
     _report(directory)

@@ -43,7 +43,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     file = config_file(path)
     data = read_yaml(file)
     overrides = list(overrides)
-    apply_overrides(data, overrides)
+    if isinstance(data, dict):
+        apply_overrides(data, overrides)
     source = f"{file} with --set" if overrides else str(file)
     return parse_config(data, folder=file.parent, source=source)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,10 +83,7 @@ def embed(
         draw_substructure(cell, picture)
         typer.echo(f"Wrote {picture}.")
     if not cell.accepted:
-        raise EmbeddingError(
-            f"{structure}, atom {atom}: no acceptable cell: {cell.reason}; raise --set embedding.margin=..., "
-            "embedding.r_core or --threshold"
-        )
+        raise EmbeddingError(f"{structure}, atom {atom}: no acceptable cell: {cell.reason}")
 
 
 # --- label ------------------------------------------------------------------------------------------------------------
@@ -126,8 +125,9 @@ def label(
     reference = make_code(settings.code)
     folder = output.with_name(f"{output.stem}-calculations")
     output.parent.mkdir(parents=True, exist_ok=True)
-    for line in check_workers(reference, elements, folder):
-        typer.echo(line)
+    with tempfile.TemporaryDirectory(prefix="ideal-check-") as temporary:
+        for line in check_workers(reference, elements, temporary):
+            typer.echo(line)
     use_run_directory(context, None, resume=shlex.join(["ideal-run", *sys.argv[1:]]))
     with (
         sigterm_raises(),
@@ -136,9 +136,17 @@ def label(
     ):
         results = _label_all(labeller, inputs, structures, retry)
     use_run_directory(context, None)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    _remove_if_empty(folder)
     _report_labels(output, results, folder, write_labels)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder of the calculations when nothing but empty logs of the workers is left in it."""
+    if any(path.is_dir() or path.stat().st_size for path in folder.iterdir()):
+        return
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
 
 
 def _labelling(
@@ -156,7 +164,7 @@ def _labelling(
     if workers is not None:
         extra.append(f"labelling.workers={workers}")
     if timeout is not None:
-        extra.append(f"labelling.timeout={timeout}")
+        extra.append(f"labelling.timeout={json.dumps(timeout)}")
     if config is not None:
         return read_config(config, extra).labelling
     start = {"labelling": {"code": code_data(code or "")}}
@@ -292,7 +300,8 @@ def _training(
     extra = []
     if start is not None:
         learning_rate = learning_rate or 1e-4
-        extra.append(f"model.path={start}")
+        path = Path(start)
+        extra.append(f"model.path={json.dumps(str(path.resolve()) if path.exists() else start)}")
     if epochs is not None:
         extra.append(f"training.pretrain.epochs={epochs}")
     if learning_rate is not None:
@@ -328,7 +337,9 @@ def _train(trainer: Any, labels: list[Label], held: list[Label], epochs: int) ->
                 printed = time.monotonic()
                 typer.echo(f"epoch {state.epoch} of {state.epochs}: {text}")
 
-        trainer.pretrain(labels, held, progress=progress)
+        summary = trainer.pretrain(labels, held, progress=progress)
+    if summary.reason:
+        say_warning(summary.reason)
 
 
 def _errors(errors: Any) -> str:
