@@ -43,7 +43,7 @@ def decode_atoms(header: str, blob: bytes) -> Atoms:
 
     Example:
         >>> from ase.build import bulk
-        >>> decode_atoms(*encode_atoms(bulk("Li"))) == bulk("Li")
+        >>> bool(decode_atoms(*encode_atoms(bulk("Li"))) == bulk("Li"))
         True
     """
     described = json.loads(header)

@@ -73,8 +73,8 @@ def refuse_result(
 
     Example:
         >>> from ase import Atoms
-        >>> refuse_result(Atoms("H"), 0.0, np.array([[0.0, 0.0, 0.1]]), None, LabelGateConfig())  # doctest: +ELLIPSIS
-        'the net force is 0.100 eV/Å, above labelling.gate.max_net_force 0.02 eV/Å: ...'
+        >>> refuse_result(Atoms("H"), float("nan"), np.zeros((1, 3)), None, LabelGateConfig())
+        'the energy is nan eV'
     """
     if not np.isfinite(energy):
         return f"the energy is {energy} eV"

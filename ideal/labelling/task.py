@@ -67,7 +67,7 @@ def perform(folder: str) -> None:
                 raise OSError(number, str(error)) from error
             result["error"] = _cause(error, request["code"]["type"])
     result["seconds"] = time.perf_counter() - start
-    gc.collect()  # wave functions often hide in reference cycles
+    _collect_garbage()
     _write_json(path / RESULT, result)
 
 
@@ -133,6 +133,13 @@ def _code(config: str) -> ReferenceCode:
     from ideal.config import CodeConfig
 
     return make_code(TypeAdapter(CodeConfig).validate_python(json.loads(config)))
+
+
+def _collect_garbage() -> None:
+    """Wave functions often hide in reference cycles; the imported modules are searched for them only once."""
+    gc.collect()
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
 
 
 def _cause(error: BaseException, code: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
-from ideal.config import AseConfig, LabelGateConfig, TbliteConfig
+from ase.build import bulk, molecule
+from ideal.config import AseConfig, GpawConfig, LabelGateConfig, TbliteConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes import make_code
 from ideal.labelling.executors.local import LocalExecutor
@@ -211,7 +211,7 @@ def test_nothing_outlives_a_killed_run(fake, marks, tmp_path):
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ideal.config import AseConfig
 from ideal.labelling import LabelStore, Labeller, make_code
 code = make_code(AseConfig.model_validate_json({config!r}))
@@ -330,3 +330,23 @@ def test_empty_structure(fake, store, tmp_path):
     with Labeller(fake("Marked"), store, tmp_path) as labeller:
         labeller.submit(Atoms())
         assert labeller.poll()[0].cause == "not calculated: the structure has no atoms"
+
+
+@pytest.mark.dft
+def test_gpaw_through_workers(store, tmp_path):
+    pytest.importorskip("gpaw")
+    config = GpawConfig(cutoff=200, kpoint_length=7, density_tolerance=1e-3, eigenstates_tolerance=1e-5)
+    structures = [bulk("Li", "bcc", a=a, cubic=True) for a in (3.4, 3.5)]
+    with Labeller(make_code(config), store, tmp_path / "labels", workers=2, timeout=300) as labeller:
+        for atoms in structures:
+            atoms.rattle(0.1)
+            labeller.submit(atoms)
+        labels = collect(labeller, 2, 250)
+    assert all(isinstance(label, Label) and label.stress.shape == (6,) for label in labels)
+    assert all(label.code.startswith("gpaw 2") and np.abs(label.forces).max() > 0.01 for label in labels)
+    hasty = make_code(config.model_copy(update={"max_iterations": 2}))
+    with Labeller(hasty, store, tmp_path / "labels", workers=1, timeout=300) as labeller:
+        labeller.submit(structures[0])
+        (failed,) = collect(labeller, 1, 250)
+    assert "GPAW did not converge in 2 SCF iterations" in failed.cause
+    assert "--- gpaw.txt" in failed.log_tail and "iter:" in failed.log_tail

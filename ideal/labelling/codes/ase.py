@@ -125,7 +125,8 @@ def _version(module_name: str) -> str:
     """Name and version of the distribution that holds a module; for a loose file, the hash of its text."""
     top = module_name.partition(".")[0]
     try:
-        return f"{top} {importlib.metadata.version(top)}"
+        version = importlib.metadata.version(top)
+        return version if top == "ase" else f"{top} {version}"
     except importlib.metadata.PackageNotFoundError:
         pass
     distributions = importlib.metadata.packages_distributions().get(top)
