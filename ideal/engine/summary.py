@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ideal.engine.counters import LabelCounters
+from ideal.engine.events import plain
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
 from ideal.engine.trajectory import Trajectory
@@ -70,7 +71,8 @@ class RunSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "directory": str(self.directory)}
+        values = plain(asdict(self))
+        return {**values, "directory": str(self.directory)}
 
 
 def summarize(

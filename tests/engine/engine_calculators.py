@@ -14,19 +14,20 @@ from ase import Atoms
 from ase.calculators.calculator import all_changes
 from ase.calculators.emt import EMT
 
+LOG = Path("..") / "calculated.txt"
+"""A calculation runs in a folder of its own; this is beside it, the same for all of a run."""
+
 
 class LoggedEMT(EMT):
-    """EMT that appends a line to ``log`` when a calculation is complete.
+    """EMT that appends a line to ``calculated.txt`` beside the calculation's folder when it is complete.
 
     Args:
-        log: the file.
         seconds: how long a calculation takes at least.
         failing: part of the structures (chosen by their hash) whose calculation fails.
     """
 
-    def __init__(self, log: str, seconds: float = 0.0, failing: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, seconds: float = 0.0, failing: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.log = Path(log)
         self.seconds = seconds
         self.failing = failing
 
@@ -42,7 +43,7 @@ class LoggedEMT(EMT):
         if int(digest[:8], 16) < self.failing * 0x100000000:
             raise RuntimeError(f"refused to converge on {digest[:8]}")
         super().calculate(atoms, list(properties), list(system_changes))
-        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, f"{digest}\n".encode())
         finally:

@@ -15,10 +15,12 @@ from typing import Any
 from ase.build import bulk
 from ase.io import write
 from ideal.config import Config, parse_config
+from ideal.dataset import read_labels
 from ideal.engine.engine import Engine
 from ideal.engine.events import Event
 from ideal.labelling.store import LabelStore
 from ideal.models.m3gnet import M3GNetPotential
+from safetensors.numpy import load_file
 
 CHANGING = ("time", "seconds", "directory", "wall_seconds", "stage_seconds")
 """Keys of events that differ between two equal runs."""
@@ -44,12 +46,11 @@ def copper_config(folder: Path, **changes: Any) -> Config:
             "code": {
                 "type": "ase",
                 "calculator": "engine_calculators:LoggedEMT",
-                "arguments": {"log": str(folder / "calculated.txt")},
             },
             "workers": 1,
             "gate": {"max_net_force": 1.0, "max_force": 200.0},
         },
-        "dataset": {"rattled": {"count": 4, "rattle": 0.05, "max_atoms": 16}, "validation_fraction": 0.25},
+        "dataset": {"rattled": {"count": 4, "rattle": 0.05, "max_atoms": 16}, "validation_fraction": 0.0},
         "model": {"n_blocks": 1, "units": 8, "max_n": 2, "max_l": 2, "cutoff": 3.5, "threebody_cutoff": 3.0},
         "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1, "replay": 1, "rescore": 1}},
         "engine": {"checkpoint_every": 6, "write_every": 2},
@@ -90,30 +91,22 @@ def outcome(path: Path) -> dict[str, Any]:
     """Everything that two equal runs share, bit for bit."""
     with LabelStore(path / "labels.sqlite", read_only=True) as store:
         labels = {label.key: label.energy for label in store.labels()}
-    files = [
-        "substructures.extxyz",
-        "crops.extxyz",
-        "initial_labels.extxyz",
-        "uncertainty.safetensors",
-        "training.jsonl",
-    ]
+    files = ["substructures.extxyz", "crops.extxyz"]
     files += [str(file.relative_to(path)) for file in sorted((path / "trajectories").iterdir())]
+    distribution = load_file(path / "uncertainty.safetensors")
     return {
         "labels": labels,
         "model": M3GNetPotential.load(path / "model", device="cpu").fingerprint(),
-        **{name: _content(path / name) for name in files},
+        "distribution": {name: array.tobytes() for name, array in distribution.items()},
+        "initial": [label.forces.tobytes() for label in read_labels(path / "initial_labels.extxyz")],
+        "training": [_without_times(json.loads(row)) for row in (path / "training.jsonl").read_text().splitlines()],
+        **{name: (path / name).read_bytes() for name in files},
     }
 
 
-def _content(file: Path) -> Any:
-    if file.suffix == ".jsonl":
-        return [_without_times(json.loads(line)) for line in file.read_text().splitlines()]
-    return file.read_bytes()
-
-
-def calculated(folder: Path) -> list[str]:
-    """The structures whose calculation was completed, repetitions included."""
-    return (folder / "calculated.txt").read_text().split()
+def calculated(path: Path) -> list[str]:
+    """The structures whose calculation was completed in a run, repetitions included."""
+    return (path / "calculations" / "calculated.txt").read_text().split()
 
 
 def in_child(action: Callable[[], object], kill_when: Callable[[Event], bool] | None = None) -> int:

@@ -48,7 +48,7 @@ def test_labels_arrive_in_store_dataset_and_distribution(reference: Finished) ->
         labels = {label.key: label for label in store.labels()}
         assert not store.failures()
     assert list(labels) == submitted, "with one worker labels finish in the order of asking"
-    assert len(calculated(reference.folder)) == len(submitted) == len(set(submitted))
+    assert len(calculated(reference.path)) == len(submitted) == len(set(submitted))
     new = [label for label in labels.values() if label.info["purpose"] == "selected"]
     assert reference.summary.labels.asked == reference.summary.labels.done == len(new) > 0
     initial = SoapMahalanobis.load(reference.path / "uncertainty_initial.safetensors")
@@ -135,7 +135,7 @@ def test_turns_follow_the_order_of_the_configuration(tmp_path: Path) -> None:
 
 
 def test_failed_labels_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
-    arguments = {"log": str(tmp_path / "calculated.txt"), "failing": 0.5}
+    arguments = {"failing": 0.5}
     config = copper_config(
         tmp_path, labelling__code__arguments=arguments, dataset__rattled__count=6, labelling__workers=2
     )
@@ -152,7 +152,7 @@ def test_failed_labels_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_initial_data_that_all_fail_end_the_run_with_the_first_cause(tmp_path: Path) -> None:
-    arguments = {"log": str(tmp_path / "calculated.txt"), "failing": 1.0}
+    arguments = {"failing": 1.0}
     config = copper_config(tmp_path, labelling__code__arguments=arguments)
     with pytest.raises(LabelError, match=r"all 4 labels of the initial data failed.*refused to converge"):
         Engine.create(config, tmp_path / "run").run()

@@ -1,0 +1,81 @@
+"""Concurrent mode: trajectories move while others wait, and nothing is lost or asked twice."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from ideal.engine.engine import Engine
+from ideal.labelling.store import LabelStore
+
+from .runs import calculated, copper_config, events, in_child, named, trajectory
+from .test_resume import kill_at
+
+
+def slow_config(folder: Path, seconds: float = 0.5) -> object:
+    """Two trajectories, one hot that asks, one cold that never does; a label takes a while."""
+    return copper_config(
+        folder,
+        trajectories=[
+            trajectory("hot", sampler={"steps": 12}),
+            trajectory("cold", sampler={"steps": 60, "temperature": 20.0}),
+        ],
+        labelling__code__arguments={"seconds": seconds},
+        labelling__workers=2,
+        engine__mode="concurrent",
+    )
+
+
+def test_one_trajectory_moves_while_the_other_waits(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    summary = Engine.create(slow_config(tmp_path), path).run()
+    assert summary.status == "finished" and summary.labels.done == summary.labels.asked > 0
+    waiting: set[str] = set()
+    moved_while_waiting = 0
+    for event in events(path):
+        if event["event"] == "label_submitted" and event["trajectory"]:
+            assert event["trajectory"] == "hot"
+            waiting.add(event["key"])
+        elif event["event"] in ("label_finished", "label_failed"):
+            waiting.discard(event["key"])
+        elif event["event"] == "check" and waiting:
+            assert event["trajectory"] == "cold", "who waits stays where it is"
+            moved_while_waiting += 1
+    assert moved_while_waiting > 0
+
+
+def test_killed_concurrent_run_loses_no_label_and_asks_none_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    config = slow_config(tmp_path, seconds=0.2)
+    assert in_child(lambda: Engine.create(config, path, kill_at("label_finished", 6)).run()) == -signal.SIGKILL
+    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+        before = {label.key for label in store.labels()}
+    summary = Engine.resume(path).run()
+    assert summary.status == "finished"
+    done = calculated(path)
+    assert len(done) == len(set(done))
+    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+        after = {label.key for label in store.labels()}
+    submitted = {event["key"] for event in named(path, "label_submitted")}
+    assert before <= after == submitted, "every label that was calculated belongs to a request of the resumed run"
+    learned = [event["labels"] for event in named(path, "updated")]
+    assert sum(learned) == summary.labels.done == len(after) - summary.labels.initial
+
+
+def test_two_trajectories_that_need_the_same_cell_share_its_label(tmp_path: Path) -> None:
+    """Whole frames of equal trajectories have equal keys: asked once, learned once, both go on."""
+    config = copper_config(
+        tmp_path,
+        trajectories=[trajectory(name, sampler={"steps": 4, "ensemble": "nve"}) for name in ("a", "b")],
+        embedding__max_atoms=200,
+        embedding__r_core=20.0,
+        uncertainty__threshold={"type": "fixed", "value": 0.5},
+        labelling__code__arguments={"seconds": 0.3},
+        engine__mode="concurrent",
+    )
+    path = tmp_path / "run"
+    summary = Engine.create(config, path).run()
+    assert summary.status == "finished"
+    asked = [event["key"] for event in named(path, "label_submitted") if event["trajectory"] and event["step"] == 0]
+    assert len(asked) == 2 and len(set(asked)) == 1
+    assert len(calculated(path)) == len(set(calculated(path)))

@@ -1,0 +1,251 @@
+"""Killing, interrupting and resuming a run: the outcome is that of the uninterrupted run, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ideal.config import Config
+from ideal.engine import checkpoint
+from ideal.engine.engine import Engine
+from ideal.engine.events import Event
+from ideal.errors import ConfigError, IdealError
+from ideal.labelling.store import LabelStore
+
+from .conftest import Finished
+from .runs import calculated, copper_config, events, in_child, named, outcome, run_killed_after, trajectory
+
+
+def kill_at(name: str, occurrence: int = 1) -> Any:
+    """A listener that kills its own process at an event."""
+    seen = 0
+
+    def listener(event: Event) -> None:
+        nonlocal seen
+        seen += event.name == name
+        if event.name == name and seen == occurrence:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return listener
+
+
+def assert_same_run(path: Path, reference: Finished) -> None:
+    """The resumed run ends as the uninterrupted one, and calculated nothing twice."""
+    assert outcome(path) == outcome(reference.path)
+    done = calculated(path)
+    assert len(done) == len(set(done)) and set(done) == set(calculated(reference.path))
+    ignored = ("resumed", "checkpoint", "run_finished")
+    assert unique(events(path), ignored) == unique(events(reference.path), ignored)
+
+
+def unique(rows: list[dict[str, Any]], ignored: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Events without those that tell of an interruption, each once (labels that ran are told again on resuming)."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if row["event"] not in ignored and not (row["event"] == "label_submitted" and row in found):
+            found.append(row)
+    return found
+
+
+def test_killed_between_arrival_and_learning(reference: Finished, tmp_path: Path) -> None:
+    """The label is in the store, the event in the file, the model knows nothing of it yet."""
+    path = tmp_path / "run"
+    status = in_child(lambda: Engine.create(reference.config, path, kill_at("label_finished", 5)).run())
+    assert status == -signal.SIGKILL
+    before = calculated(path)
+    summary = Engine.resume(path).run()
+    assert summary.status == "finished" and summary.labels == reference.summary.labels
+    assert calculated(path)[: len(before)] == before
+    assert len(named(path, "resumed")) == 1
+    assert_same_run(path, reference)
+
+
+def test_killed_before_the_first_checkpoint(reference: Finished, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    status = in_child(lambda: Engine.create(reference.config, path, kill_at("pretrained")).run())
+    assert status == -signal.SIGKILL and not (path / "checkpoints" / "LATEST").exists()
+    Engine.resume(path).run()
+    assert_same_run(path, reference)
+
+
+def test_killed_between_the_rename_of_a_checkpoint_and_latest(
+    reference: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    real = checkpoint.write_atomically
+
+    def kill_at_third(file: Path, text: str) -> None:
+        if text.startswith("000003"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(file, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", kill_at_third)
+        assert in_child(lambda: Engine.create(reference.config, path).run()) == -signal.SIGKILL
+    assert (path / "checkpoints" / "000003").is_dir()
+    assert (path / "checkpoints" / "LATEST").read_text() == "000002\n"
+    Engine.resume(path).run()
+    assert_same_run(path, reference)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(reference: Finished, tmp_path: Path) -> None:
+    """Ten times SIGKILL after a random time, each time resumed: at last the outcome is that of the whole run."""
+    path = tmp_path / "run"
+    rng = np.random.default_rng(7)
+    # The engine works for about this long in all; a session that is cut short starts anew from its last checkpoint.
+    whole = reference.summary.wall_seconds
+    killed = 0
+    for attempt in range(200):
+        start = (lambda: Engine.resume(path)) if attempt else (lambda: Engine.create(reference.config, path))
+        status = run_killed_after(start, float(rng.uniform(0.1, 0.6)) * whole)
+        if status == 0 and killed < 10:
+            raise AssertionError(f"the run was over after {killed} kills; shorten the sessions")
+        killed += status == -signal.SIGKILL
+        assert status in (0, -signal.SIGKILL)
+        if killed == 10:
+            break
+    assert Engine.resume(path).run().status == "finished"
+    assert_same_run(path, reference)
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "check"), (signal.SIGTERM, "label_submitted")])
+def test_signal_stops_at_a_safe_place_and_names_the_command(
+    reference: Finished, tmp_path: Path, number: signal.Signals, name: str
+) -> None:
+    path = tmp_path / "run"
+    seen = 0
+
+    def listener(event: Event) -> None:
+        nonlocal seen
+        seen += event.name == name
+        if event.name == name and seen == (2 if name == "check" else 6):
+            os.kill(os.getpid(), number)
+
+    summary = Engine.create(reference.config, path, listener).run()
+    assert summary.status == "interrupted" and summary.stopped_by == number.name
+    assert summary.resume_command == f"ideal-run resume {path}"
+    status = json.loads((path / "status.json").read_text())
+    assert status["state"] == "interrupted" and status["message"] == summary.resume_command
+    resumed = Engine.resume(path).run()
+    assert resumed.wall_seconds > summary.wall_seconds
+    assert len(json.loads((path / "provenance.json").read_text())["sessions"]) == 2
+    assert_same_run(path, reference)
+
+
+def test_signal_during_pretraining_ends_it(reference: Finished, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+
+    def listener(event: Event) -> None:
+        if event.name == "training_epoch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    summary = Engine.create(reference.config, path, listener).run()
+    assert summary.status == "interrupted" and summary.trajectories == ()
+    assert len(named(path, "pretrained")) == 0
+    Engine.resume(path).run()
+    assert_same_run(path, reference)
+
+
+def test_turns_survive_an_interruption(tmp_path: Path) -> None:
+    """With two trajectories, the one whose turn it was goes on first."""
+    config = copper_config(
+        tmp_path, trajectories=[trajectory("a", sampler={"steps": 8}), trajectory("b", sampler={"steps": 8})]
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    summary = Engine.create(config, whole).run()
+    Engine.create(config, cut, interrupt_at_checks({2, 3})).run()
+    while Engine.resume(cut, interrupt_at_checks({1})).run().status == "interrupted":
+        pass
+    reference = Finished(tmp_path, whole, config, summary)
+    assert_same_run(cut, reference)
+
+
+def interrupt_at_checks(numbers: set[int]) -> Any:
+    seen = 0
+
+    def listener(event: Event) -> None:
+        nonlocal seen
+        seen += event.name == "check"
+        if event.name == "check" and seen in numbers:
+            signal.raise_signal(signal.SIGINT)
+            numbers.discard(seen)
+
+    return listener
+
+
+def test_full_disk_ends_with_one_line_and_loses_nothing(
+    reference: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    full = False
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    def listener(event: Event) -> None:
+        nonlocal full
+        full = full or event.name == "updated"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(IdealError, match=r"No space left.*ideal-run resume.*everything written before is intact"):
+            Engine.create(reference.config, path, listener).run()
+    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+        assert len(store.labels()) >= 5
+    Engine.resume(path).run()
+    assert_same_run(path, reference)
+
+
+def test_more_steps_and_labels_continue_a_finished_run(tmp_path: Path) -> None:
+    config = copper_config(tmp_path, engine__max_labels=1)
+    path = tmp_path / "run"
+    first = Engine.create(config, path).run()
+    change(path, trajectories__0__sampler__steps=24, engine__max_labels=3, labelling__workers=2)
+    second = Engine.resume(path).run()
+    assert first.labels.asked == 1 and second.labels.asked == 3
+    assert (first.steps, second.steps) == (16, 24)
+    assert [event["step"] for event in named(path, "check")] == [0, 4, 8, 12, 16, 20, 24]
+    assert len(named(path, "run_finished")) == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(reference: Finished, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    Engine.create(reference.config, path).run()
+    again = Engine.resume(path).run()
+    assert again.status == "finished" and again.labels == reference.summary.labels
+    assert_same_run(path, reference)
+
+
+def test_changed_configuration_is_refused_and_the_lock_released(reference: Finished, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    config = copper_config(tmp_path, engine__max_labels=0)
+    Engine.create(config, path).run()
+    change(path, uncertainty__soap__r_cut=4.5)
+    with pytest.raises(ConfigError, match=r"config\.yaml: uncertainty\.soap\.r_cut was 3\.5 and is now 4\.5"):
+        Engine.resume(path)
+    change(path, uncertainty__soap__r_cut=3.5)
+    assert Engine.resume(path).run().status == "finished"
+
+
+def change(path: Path, **changes: Any) -> None:
+    """Edit ``config.yaml`` as a user would; ``__`` stands for the dot."""
+    data = yaml.safe_load((path / "config.yaml").read_text())
+    for key, value in changes.items():
+        *names, last = key.split("__")
+        section = data
+        for name in names:
+            section = section[int(name) if name.isdigit() else name]
+        section[last] = value
+    Config.model_validate(data)
+    (path / "config.yaml").write_text(yaml.safe_dump(data))
