@@ -54,7 +54,8 @@ inline Centers view(const std::optional<Indices>& centers, std::size_t n_atoms) 
 }
 
 inline const double* checked(const Values& values, std::size_t size, const char* name) {
-    if (values.shape(0) != size) throw nb::value_error((std::string(name) + " must hold one number per center").c_str());
+    if (values.shape(0) != size)
+        throw nb::value_error((std::string(name) + " must hold one number per center").c_str());
     return values.data();
 }
 

@@ -34,8 +34,9 @@ void update(SoapMahalanobis& self, const Positions& positions, const Numbers& nu
     self.update(structure, view(centers, structure.n_atoms), threads);
 }
 
-std::pair<NumpyArray, NumpyArray> gradient(const SoapMahalanobis& self, const Positions& positions, const Numbers& numbers,
-                                           const Cell& cell, const Periodic& periodic, const Values& weights, int threads) {
+std::pair<NumpyArray, NumpyArray> gradient(const SoapMahalanobis& self, const Positions& positions,
+                                           const Numbers& numbers, const Cell& cell, const Periodic& periodic,
+                                           const Values& weights, int threads) {
     const Structure structure = view(positions, numbers, cell, periodic);
     const double* w = checked(weights, structure.n_atoms, "weights");
     auto [result, result_data] = zeros({structure.n_atoms, 3});
@@ -48,8 +49,9 @@ std::pair<NumpyArray, NumpyArray> gradient(const SoapMahalanobis& self, const Po
 }
 
 std::tuple<double, NumpyArray, NumpyArray, NumpyArray> hinge(const SoapMahalanobis& self, const Positions& positions,
-                                                             const Numbers& numbers, const Cell& cell, const Periodic& periodic,
-                                                             const Values& floor, const Values& weights, int threads) {
+                                                             const Numbers& numbers, const Cell& cell,
+                                                             const Periodic& periodic, const Values& floor,
+                                                             const Values& weights, int threads) {
     const Structure structure = view(positions, numbers, cell, periodic);
     const Hinge terms{checked(floor, structure.n_atoms, "floor"), checked(weights, structure.n_atoms, "weights")};
     auto [result, result_data] = zeros({structure.n_atoms, 3});
@@ -93,12 +95,12 @@ void bind_mahalanobis(nb::module_& module) {
           nb::arg("centers").none(), nb::arg("threads"));
     c.def("atomic", &values<&SoapMahalanobis::atomic>, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"),
           nb::arg("periodic"), nb::arg("centers").none(), nb::arg("threads"));
-    c.def("squared_mahalanobis", &values<&SoapMahalanobis::squared_mahalanobis>, nb::arg("positions"), nb::arg("numbers"),
-          nb::arg("cell"), nb::arg("periodic"), nb::arg("centers").none(), nb::arg("threads"));
+    c.def("squared_mahalanobis", &values<&SoapMahalanobis::squared_mahalanobis>, nb::arg("positions"),
+          nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"), nb::arg("centers").none(), nb::arg("threads"));
     c.def("gradient", &gradient, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
           nb::arg("weights"), nb::arg("threads"));
-    c.def("hinge", &hinge, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"), nb::arg("floor"),
-          nb::arg("weights"), nb::arg("threads"));
+    c.def("hinge", &hinge, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
+          nb::arg("floor"), nb::arg("weights"), nb::arg("threads"));
     c.def("merge", &SoapMahalanobis::merge, nb::arg("other"), nb::call_guard<nb::gil_scoped_release>());
     c.def("copy", [](const SoapMahalanobis& self) { return new SoapMahalanobis(self); }, nb::rv_policy::take_ownership);
     c.def("count", &SoapMahalanobis::count, nb::arg("species"));

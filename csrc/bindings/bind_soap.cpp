@@ -12,7 +12,8 @@ void bind_soap(nb::module_& module) {
     nb::class_<SoapPowerSpectrum>(module, "SoapPowerSpectrum")
         .def(
             "__init__",
-            [](SoapPowerSpectrum* self, std::vector<int> numbers, double r_cut, int n_max, int l_max, double sigma, bool taper) {
+            [](SoapPowerSpectrum* self, std::vector<int> numbers, double r_cut, int n_max, int l_max, double sigma,
+               bool taper) {
                 SoapParameters parameters;
                 parameters.numbers = std::move(numbers);
                 parameters.r_cut = r_cut;
@@ -22,7 +23,8 @@ void bind_soap(nb::module_& module) {
                 parameters.taper = taper;
                 new (self) SoapPowerSpectrum(parameters);
             },
-            nb::arg("numbers"), nb::arg("r_cut"), nb::arg("n_max"), nb::arg("l_max"), nb::arg("sigma"), nb::arg("taper"))
+            nb::arg("numbers"), nb::arg("r_cut"), nb::arg("n_max"), nb::arg("l_max"), nb::arg("sigma"),
+            nb::arg("taper"))
         .def_prop_ro("n_features", &SoapPowerSpectrum::n_features)
         .def_prop_ro("support", &SoapPowerSpectrum::support)
         .def_prop_ro("taper_width", &SoapPowerSpectrum::taper_width)

@@ -1,4 +1,5 @@
-// The Python module ideal._core: registers what the bind_*.cpp files define, and turns the core's errors into ideal.errors.
+// The Python module ideal._core: registers what the bind_*.cpp files define, and turns the core's errors into
+// ideal.errors.
 #include "ideal/errors.hpp"
 #include "ideal/instruction_set.hpp"
 

@@ -18,8 +18,8 @@ void add_squares(Distribution& d, const double* rows, std::size_t n_rows, std::s
     detail::parallel_for(n_pieces, threads, [&](std::size_t, std::size_t piece) {
         const std::size_t begin = (n_pieces - 1 - piece) * rows_per_piece; // long rows first
         const std::size_t end = std::min(n, begin + rows_per_piece);
-        kernels.rank_update(d.scatter.data(), static_cast<int>(n), static_cast<int>(begin), static_cast<int>(end), rows, stride,
-                            n_rows);
+        kernels.rank_update(d.scatter.data(), static_cast<int>(n), static_cast<int>(begin), static_cast<int>(end), rows,
+                            stride, n_rows);
     });
 }
 
@@ -36,7 +36,8 @@ void shift_mean(Distribution& d, const double* delta, std::size_t other_count) {
 
 } // namespace
 
-Distribution::Distribution(std::size_t dimension_) : dimension(dimension_), mean(dimension_, 0.0), scatter(dimension_ * dimension_, 0.0) {}
+Distribution::Distribution(std::size_t dimension_)
+    : dimension(dimension_), mean(dimension_, 0.0), scatter(dimension_ * dimension_, 0.0) {}
 
 void Distribution::add_batch(double* batch, std::size_t n_rows, std::size_t stride, int threads) {
     if (n_rows == 0) return;

@@ -1,7 +1,8 @@
 // The border between portable code and the kernels that are compiled once per instruction set.
 //
-// Only plain pointers and plain structs cross it. A kernel translation unit must not instantiate any standard library template:
-// the linker would merge its copy (compiled for AVX-512, say) with everybody's and the program would die on older processors.
+// Only plain pointers and plain structs cross it. A kernel translation unit must not instantiate any standard library
+// template: the linker would merge its copy (compiled for AVX-512, say) with everybody's and the program would die on
+// older processors.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,9 @@ constexpr int panel_width = 16;
 /// Doubles that vector code may read or write past the end of an array.
 constexpr int overrun = 32;
 
-/// Constants of the recurrences for real spherical harmonics Y_lm = Pi_l^|m|(z) Re or Im (x + iy)^|m| on the unit sphere:
-/// Pi_m^m = start[m];  Pi_l^m = up[l][m] z Pi_{l-1}^m - back[l][m] Pi_{l-2}^m;  d Pi_l^m / dz = slope[l][m] Pi_l^{m+1}.
+/// Constants of the recurrences for real spherical harmonics on the unit sphere,
+///   Y_lm = Pi_l^|m|(z) Re (x + iy)^m (m >= 0) or Pi_l^|m|(z) Im (x + iy)^|m| (m < 0),
+///   Pi_m^m = start[m],   Pi_l^m = up[l][m] z Pi_{l-1}^m - back[l][m] Pi_{l-2}^m,   d Pi_l^m / dz = slope[l][m] Pi_l^{m+1}.
 struct HarmonicConstants {
     double start[max_l + 2];
     double up[max_l + 1][max_l + 2];
@@ -37,8 +39,8 @@ struct BasisView {
     /// Nodes 0 ... n_intervals at equal spacing from 0 to the support.
     int n_intervals;
     double inverse_spacing;
-    /// (n_intervals + 1, 3, row_stride): f_nl, spacing * f'_nl, spacing^2 * f''_nl of quintic Hermite interpolation, l slowest. The square root
-    /// of the power spectrum's prefactor is in.
+    /// (n_intervals + 1, 3, row_stride): f_nl, spacing * f'_nl, spacing^2 * f''_nl of quintic Hermite interpolation, l
+    /// slowest. The square root of the power spectrum's prefactor is in.
     const double* table;
     const HarmonicConstants* harmonics;
 };
@@ -52,7 +54,8 @@ struct NeighborView {
     const double *x, *y, *z, *r, *inverse_r;
 };
 
-/// Kernels for one padded n. Expansion coefficients c are (n_species, n_harmonics, n_padded), harmonics indexed l^2 + l + m.
+/// Kernels for one padded n. Expansion coefficients c are (n_species, n_harmonics, n_padded); harmonic (l, m) has index
+/// l^2 + l + m.
 struct BasisKernels {
     /// c += the neighbors' contribution.
     void (*expand)(const BasisView&, const NeighborView&, double* c);
@@ -71,16 +74,17 @@ struct Kernels {
     /// nullptr for an n_padded without kernels.
     const BasisKernels* (*basis_kernels)(int n_padded);
 
-    /// Slots of [begin, end) within the cutoff of (cx, cy, cz), appended to hits (room for all + overrun); returns how many. `scratch` holds
-    /// end - begin + overrun doubles.
-    int (*select)(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy, double cz,
-                  double cutoff_squared, int* hits, double* scratch);
+    /// Slots of [begin, end) within the cutoff of (cx, cy, cz), appended to hits (room for all + overrun); returns how
+    /// many. `scratch` holds end - begin + overrun doubles.
+    int (*select)(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy,
+                  double cz, double cutoff_squared, int* hits, double* scratch);
     /// In place: displacements x, y, z -> unit vectors; r and inverse_r written.
     void (*normalize)(int count, double* x, double* y, double* z, double* r, double* inverse_r);
 
     /// rows -= mean.
     void (*subtract)(double* rows, std::size_t stride, int n_rows, const double* mean, int n);
-    /// out = rows * P for a packed triangular matrix P (n, n): `lower` packs columns k that use rows j <= k, else rows j >= k.
+    /// out = rows * P for a packed triangular matrix P (n, n): `lower` packs columns k that use rows j <= k, else rows
+    /// j >= k.
     void (*multiply)(const double* rows, std::size_t stride, int n_rows, const double* packed, int n, bool lower,
                      double* out, std::size_t out_stride);
     /// sum of squares of n numbers.
@@ -95,8 +99,9 @@ struct Kernels {
     void (*invert_lower)(const double* L, double* W, int n);
 };
 
-/// Size of a packed triangular matrix and the start of its panels: panel p holds the columns [p w, (p + 1) w), w = panel_width, of the
-/// rows it needs, each row w doubles. (static: every translation unit keeps its own copy, see above.)
+/// Size of a packed triangular matrix and the start of its panels: panel p holds the columns [p w, (p + 1) w), w =
+/// panel_width, of the rows it needs, each row w doubles. (static: every translation unit keeps its own copy, see
+/// above.)
 static inline std::size_t packed_panel_rows(int n, int panel, bool lower) {
     const int needed = lower ? (panel + 1) * panel_width : n - panel * panel_width;
     return static_cast<std::size_t>(needed < n ? needed : n);

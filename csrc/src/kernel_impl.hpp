@@ -1,8 +1,10 @@
 // The kernels. Included by one translation unit per instruction set, which defines
 //   IDEAL_KERNELS            name of the function that returns the table
 //   IDEAL_KERNELS_NAME       its name for people
-//   IDEAL_LANES              doubles per native vector (GCC 12 lowers wider vector types catastrophically, so sizes follow the ISA)
+//   IDEAL_LANES              doubles per native vector
 //   IDEAL_VECTOR_REGISTERS   how many of them there are
+//
+// Vector types are never wider than the instruction set's own: GCC 12 lowers those to catastrophically slow code.
 //
 // Everything lives in an unnamed namespace and uses no standard library template: see kernel.hpp.
 #include "kernel.hpp"
@@ -72,7 +74,7 @@ constexpr int blocked_items(int n_items, int per_item) {
     return divided_up(n_items, divided_up(n_items, room)); // equal blocks
 }
 
-// ---- neighbors ----------------------------------------------------------------------------------------------------
+// ---- neighbors -----------------------------------------------------------------------------------------------------
 
 int select(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy, double cz,
            double cutoff_squared, int* hits, double* scratch) {
@@ -102,7 +104,7 @@ void normalize(int count, double* __restrict x, double* __restrict y, double* __
     }
 }
 
-// ---- radial table -------------------------------------------------------------------------------------------------
+// ---- radial table --------------------------------------------------------------------------------------------------
 
 /// Neighbors that go through the pipeline together; their harmonics and radial rows stay in the first-level cache.
 constexpr int batch = 16;
@@ -177,7 +179,7 @@ IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolati
     }
 }
 
-// ---- spherical harmonics: lanes are neighbors ------------------------------------------------------------------------
+// ---- spherical harmonics: lanes are neighbors ----------------------------------------------------------------------
 
 constexpr int max_harmonics = (max_l + 1) * (max_l + 1);
 
@@ -211,7 +213,8 @@ void harmonics(const BasisView& basis, const double* px, const double* py, const
 /// From a = dL/dY_lm and b = dL/dr's share per harmonic (both (harmonic, lane)) to dL/d(position).
 template <int L>
 void harmonics_adjoint(const BasisView& basis, const double* px, const double* py, const double* pz,
-                       const double* p_inverse_r, const double* a, const double* b, double* gx, double* gy, double* gz) {
+                       const double* p_inverse_r, const double* a, const double* b, double* gx, double* gy,
+                       double* gz) {
     const int l_max = L >= 0 ? L : basis.l_max;
     constexpr int size = (L >= 0 ? L : max_l) + 2;
     const HarmonicConstants& k = *basis.harmonics;
@@ -292,24 +295,24 @@ HarmonicsAdjointFunction harmonics_adjoint_for(int l_max) {
 }
 
 /// Call function<0> ... function<max_l> for a degree known at run time.
-#define IDEAL_FOR_DEGREE(l, CALL)                                                                                       \
-    switch (l) {                                                                                                        \
-    case 0: CALL(0); break;                                                                                             \
-    case 1: CALL(1); break;                                                                                             \
-    case 2: CALL(2); break;                                                                                             \
-    case 3: CALL(3); break;                                                                                             \
-    case 4: CALL(4); break;                                                                                             \
-    case 5: CALL(5); break;                                                                                             \
-    case 6: CALL(6); break;                                                                                             \
-    case 7: CALL(7); break;                                                                                             \
-    case 8: CALL(8); break;                                                                                             \
-    case 9: CALL(9); break;                                                                                             \
-    case 10: CALL(10); break;                                                                                           \
-    case 11: CALL(11); break;                                                                                           \
-    case 12: CALL(12); break;                                                                                           \
+#define IDEAL_FOR_DEGREE(l, CALL)                                                                                      \
+    switch (l) {                                                                                                       \
+    case 0: CALL(0); break;                                                                                            \
+    case 1: CALL(1); break;                                                                                            \
+    case 2: CALL(2); break;                                                                                            \
+    case 3: CALL(3); break;                                                                                            \
+    case 4: CALL(4); break;                                                                                            \
+    case 5: CALL(5); break;                                                                                            \
+    case 6: CALL(6); break;                                                                                            \
+    case 7: CALL(7); break;                                                                                            \
+    case 8: CALL(8); break;                                                                                            \
+    case 9: CALL(9); break;                                                                                            \
+    case 10: CALL(10); break;                                                                                          \
+    case 11: CALL(11); break;                                                                                          \
+    case 12: CALL(12); break;                                                                                          \
     }
 
-// ---- expansion coefficients -----------------------------------------------------------------------------------------
+// ---- expansion coefficients ----------------------------------------------------------------------------------------
 
 /// c_lm += sum_j Y_lm(j) R_l(j) for one l and m in [M0, 2l + 1): lanes are radial functions.
 template <int NP, int L, int M0 = 0>
@@ -370,8 +373,10 @@ IDEAL_INLINE void transpose(const double* in, int in_stride, double* out) {
         store<2>(out, __builtin_shufflevector(v[0], v[1], 0, 2));
         store<2>(out + 2, __builtin_shufflevector(v[0], v[1], 1, 3));
     } else if constexpr (W == 4) {
-        const Vector<4> a = __builtin_shufflevector(v[0], v[1], 0, 4, 2, 6), b = __builtin_shufflevector(v[0], v[1], 1, 5, 3, 7);
-        const Vector<4> c = __builtin_shufflevector(v[2], v[3], 0, 4, 2, 6), d = __builtin_shufflevector(v[2], v[3], 1, 5, 3, 7);
+        const Vector<4> a = __builtin_shufflevector(v[0], v[1], 0, 4, 2, 6),
+                        b = __builtin_shufflevector(v[0], v[1], 1, 5, 3, 7);
+        const Vector<4> c = __builtin_shufflevector(v[2], v[3], 0, 4, 2, 6),
+                        d = __builtin_shufflevector(v[2], v[3], 1, 5, 3, 7);
         store<4>(out, __builtin_shufflevector(a, c, 0, 1, 4, 5));
         store<4>(out + 4, __builtin_shufflevector(b, d, 0, 1, 4, 5));
         store<4>(out + 8, __builtin_shufflevector(a, c, 2, 3, 6, 7));
@@ -420,12 +425,13 @@ IDEAL_INLINE void contract(const double* c, int NP, int n_max, const double* R, 
 template <int L>
 __attribute__((noinline)) void contract_degree(const double* c, int NP, int n_max, const double* R, const double* D,
                                                double* a, double* b) {
-    contract<L>(c + L * L * NP, NP, n_max, R + L * NP * lanes, D + L * NP * lanes, a + L * L * lanes, b + L * L * lanes);
+    contract<L>(c + L * L * NP, NP, n_max, R + L * NP * lanes, D + L * NP * lanes, a + L * L * lanes,
+                b + L * L * lanes);
 }
 
 template <int NP>
-void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const double* c_adjoint, double* gx, double* gy,
-                    double* gz) {
+void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const double* c_adjoint, double* gx,
+                    double* gy, double* gz) {
     constexpr int row_size = (max_l + 1) * NP + 8;
     const int stride = basis.row_stride, l_max = basis.l_max;
     const HarmonicsAdjointFunction finish = harmonics_adjoint_for(l_max);
@@ -436,7 +442,8 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
     for (int species = 0; species < basis.n_species; ++species) {
         const double* c = c_adjoint + static_cast<std::size_t>(species) * basis.n_harmonics * NP;
         const int end = neighbors.first[species + 1];
-        // The last group of a species runs over into the next one, whose own group then overwrites what was written there.
+        // The last group of a species runs over into the next one, whose own group then overwrites what was written
+        // there.
         for (int start = neighbors.first[species]; start < end; start += lanes) {
             const int n = smaller(lanes, end - start);
             interpolate_weights<true>(basis, neighbors.r + start, n, at);
@@ -451,13 +458,13 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
                 IDEAL_FOR_DEGREE(l, IDEAL_CALL)
 #undef IDEAL_CALL
             }
-            finish(basis, neighbors.x + start, neighbors.y + start, neighbors.z + start, neighbors.inverse_r + start, a, b,
-                   gx + start, gy + start, gz + start);
+            finish(basis, neighbors.x + start, neighbors.y + start, neighbors.z + start, neighbors.inverse_r + start, a,
+                   b, gx + start, gy + start, gz + start);
         }
     }
 }
 
-// ---- power spectrum -------------------------------------------------------------------------------------------------
+// ---- power spectrum ------------------------------------------------------------------------------------------------
 
 constexpr int divisor_block(int np, int vectors) {
     int block = np;
@@ -551,7 +558,7 @@ const BasisKernels* basis_kernels(int n_padded) {
     }
 }
 
-// ---- dense linear algebra -------------------------------------------------------------------------------------------
+// ---- dense linear algebra ------------------------------------------------------------------------------------------
 
 void subtract(double* rows, std::size_t stride, int n_rows, const double* mean, int n) {
     for (int i = 0; i < n_rows; ++i) {
@@ -597,7 +604,8 @@ void multiply(const double* rows, std::size_t stride, int n_rows, const double* 
                 multiply_tile<tile_rows>(A + i * stride, stride, P, n_terms, C + i * out_stride, out_stride);
             for (; i + 4 <= n_rows; i += 4)
                 multiply_tile<4>(A + i * stride, stride, P, n_terms, C + i * out_stride, out_stride);
-            for (; i < n_rows; ++i) multiply_tile<1>(A + i * stride, stride, P, n_terms, C + i * out_stride, out_stride);
+            for (; i < n_rows; ++i)
+                multiply_tile<1>(A + i * stride, stride, P, n_terms, C + i * out_stride, out_stride);
         }
         packed += n_terms * panel_width;
     }
@@ -626,7 +634,8 @@ IDEAL_INLINE void rank_update_tile(double* C, int n, const double* Xi, const dou
         for (int j = 0; j < 2; ++j) store<lanes>(C + static_cast<std::size_t>(i) * n + j * lanes, sum[i][j]);
 }
 
-void rank_update(double* C, int n, int row_begin, int row_end, const double* X, std::size_t stride, std::size_t n_rows) {
+void rank_update(double* C, int n, int row_begin, int row_end, const double* X, std::size_t stride,
+                 std::size_t n_rows) {
     constexpr std::size_t depth = 128; // rows of X per pass: they stay in the second-level cache
     constexpr int rows = registers > 16 ? 8 : 4, columns = 2 * lanes;
     for (std::size_t k = 0; k < n_rows; k += depth) {
@@ -696,8 +705,8 @@ void invert_lower(const double* L, double* W, int n) {
 } // namespace
 
 const Kernels& IDEAL_KERNELS() {
-    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels, select,         normalize,   subtract,
-                               multiply,           sum_of_squares, rank_update, cholesky,    invert_lower};
+    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels,  select,      normalize, subtract,
+                               multiply,           sum_of_squares, rank_update, cholesky,  invert_lower};
     return table;
 }
 

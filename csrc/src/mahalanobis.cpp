@@ -86,7 +86,8 @@ struct MahalanobisHead : detail::Head {
     [[noreturn]] void refuse_infinite(const detail::Chunk& chunk, int b) const {
         std::ostringstream message;
         message << "atom " << chunk.atoms[b] << " (atomic number " << numbers[chunk.species]
-                << ") has infinite uncertainty, which has no gradient: its species has fewer than two distinct training environments. Call update()"
+                << ") has infinite uncertainty, which has no gradient: its species has fewer than two distinct "
+                   "training environments. Call update()"
                    " with structures that contain the species, or give its atoms weight 0";
         throw UncertaintyError(message.str());
     }
@@ -126,7 +127,8 @@ struct MahalanobisHead : detail::Head {
             for (int i = 0; i < n; ++i) row[i] = 2 * slope * own[i];
             active[n_active++] = b;
         }
-        if (n_active > 0) kernels.multiply(z.data(), stride, n_active, metric.backward_.data(), n, false, adjoint, stride);
+        if (n_active > 0)
+            kernels.multiply(z.data(), stride, n_active, metric.backward_.data(), n, false, adjoint, stride);
         return n_active;
     }
 };
@@ -181,9 +183,10 @@ void SoapMahalanobis::update(const Structure& structure, Centers centers, int th
 
 void SoapMahalanobis::merge(const SoapMahalanobis& other) {
     const auto &a = soap_.parameters(), &b = other.soap_.parameters();
-    if (a.numbers != b.numbers || a.r_cut != b.r_cut || a.n_max != b.n_max || a.l_max != b.l_max || a.sigma != b.sigma ||
-        a.taper != b.taper)
-        throw UncertaintyError("cannot merge statistics of different descriptors; make both with the same SOAP parameters");
+    if (a.numbers != b.numbers || a.r_cut != b.r_cut || a.n_max != b.n_max || a.l_max != b.l_max ||
+        a.sigma != b.sigma || a.taper != b.taper)
+        throw UncertaintyError(
+            "cannot merge statistics of different descriptors; make both with the same SOAP parameters");
     for (std::size_t s = 0; s < slots_.size(); ++s) {
         const Distribution theirs = other.distribution(s);
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -225,7 +228,8 @@ std::vector<std::shared_ptr<const MahalanobisMetric>> SoapMahalanobis::metrics()
     return all;
 }
 
-void SoapMahalanobis::squared_mahalanobis(const Structure& structure, Centers centers, double* values, int threads) const {
+void SoapMahalanobis::squared_mahalanobis(const Structure& structure, Centers centers, double* values,
+                                          int threads) const {
     MahalanobisHead head;
     head.metrics = metrics();
     head.unc = values;

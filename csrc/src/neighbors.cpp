@@ -27,11 +27,13 @@ Vector3 scaled(const Vector3& a, double s) { return {a[0] * s, a[1] * s, a[2] * 
                 << structure.cell[3 * k + 2] << ')';
     }
     message << " with periodic axes (" << structure.periodic[0] << ' ' << structure.periodic[1] << ' '
-            << structure.periodic[2] << ") is degenerate; the vectors of periodic axes must be finite and linearly independent";
+            << structure.periodic[2]
+            << ") is degenerate; the vectors of periodic axes must be finite and linearly independent";
     throw UncertaintyError(message.str());
 }
 
-/// Cell vectors in which open axes are unit vectors perpendicular to the rest: what stands there in the input does not matter.
+/// Cell vectors in which open axes are unit vectors perpendicular to the rest: what stands there in the input does not
+/// matter.
 std::array<Vector3, 3> completed_cell(const Structure& structure) {
     std::array<Vector3, 3> cell;
     int n_periodic = 0;
@@ -47,7 +49,8 @@ std::array<Vector3, 3> completed_cell(const Structure& structure) {
         if (n_periodic == 1 && structure.periodic[k]) {
             Vector3 axis{0, 0, 0}; // the Cartesian axis least parallel to the periodic one
             axis[std::min_element(cell[k].begin(), cell[k].end(),
-                                  [](double a, double b) { return std::abs(a) < std::abs(b); }) - cell[k].begin()] = 1;
+                                  [](double a, double b) { return std::abs(a) < std::abs(b); }) -
+                 cell[k].begin()] = 1;
             cell[i] = cross(cell[k], axis);
             cell[i] = scaled(cell[i], 1 / norm(cell[i]));
             cell[j] = cross(cell[k], cell[i]);
@@ -187,7 +190,8 @@ int NeighborBins::candidate_ranges(int slot, std::vector<SlotRange>& ranges) con
         begin[d] = std::max(0, own - reach);
         end[d] = std::min(n_bins[d] - 1, own + reach);
     }
-    // Squared distance from the center to a bin along one axis. The last bin of an axis may hold atoms beyond its edge by rounding only.
+    // Squared distance from the center to a bin along one axis. The last bin of an axis may hold atoms beyond its edge
+    // by rounding only.
     auto gap = [&](int d, int b) {
         const double lower = origin[d] + b * width, upper = lower + width;
         const double g = std::max(0.0, std::max(lower - p[d], p[d] - upper) - 1e-9 * width);

@@ -23,6 +23,12 @@ struct Contribution {
     std::vector<int> atom;
     std::vector<double> x, y, z;
     std::array<double, 9> strain{};
+
+    void clear() {
+        atom.clear();
+        for (auto* v : {&x, &y, &z}) v->clear();
+        strain.fill(0.0);
+    }
 };
 
 /// Adds contributions to the gradient in the order of their chunks, whichever thread finishes first.
@@ -30,7 +36,8 @@ class OrderedSum {
 public:
     OrderedSum(Gradient gradient) : gradient_(gradient) {}
 
-    void add(std::size_t chunk, Contribution&& contribution) {
+    /// Takes the contribution away only if its turn has not come; otherwise the caller can use its memory again.
+    void add(std::size_t chunk, Contribution& contribution) {
         const std::lock_guard<std::mutex> lock(mutex_);
         if (chunk != next_) {
             waiting_.emplace(chunk, std::move(contribution));
@@ -79,6 +86,7 @@ struct Workspace {
     std::vector<double> c, c_adjoint, features, adjoint, head_scratch;
     std::vector<int> active;
     std::vector<double> gx, gy, gz;
+    Contribution contribution;
 
     void reserve_neighbors(std::size_t size) {
         if (size <= x.size()) return;
@@ -91,15 +99,25 @@ struct Workspace {
 class Pipeline {
 public:
     Pipeline(const SoapBasis& basis, const Structure& structure, const Head& head, Gradient gradient)
-        : basis_(basis), head_(head), kernels_(kernels()), basis_kernels_(*kernels_.basis_kernels(basis.view.n_padded)),
-          stride_(feature_stride(basis)), species_(basis.species_of(structure)), bins_(structure, species_, basis.support),
-          wants_gradient_(gradient.positions != nullptr), sum_(gradient) {}
+        : basis_(basis),
+          head_(head),
+          kernels_(kernels()),
+          basis_kernels_(*kernels_.basis_kernels(basis.view.n_padded)),
+          stride_(feature_stride(basis)),
+          species_(basis.species_of(structure)),
+          bins_(structure, species_, basis.support),
+          wants_gradient_(gradient.positions != nullptr),
+          sum_(gradient) {}
 
     void run(Centers centers, int threads) {
         sort_centers(centers);
-        std::vector<Workspace> workspaces(std::max(1, threads));
-        parallel_for(chunks_.size(), threads,
-                     [&](std::size_t thread, std::size_t chunk) { evaluate(chunk, workspaces[thread]); });
+        // The calling thread keeps its workspace: small structures are evaluated thousands of times in a row.
+        static thread_local Workspace own;
+        Workspace& first = own;
+        std::vector<Workspace> others(threads > 1 ? threads - 1 : 0);
+        parallel_for(chunks_.size(), threads, [&](std::size_t thread, std::size_t chunk) {
+            evaluate(chunk, thread == 0 ? first : others[thread - 1]);
+        });
     }
 
 private:
@@ -113,7 +131,8 @@ private:
         for (std::size_t k = 0; k < centers.size; ++k) atoms_[k] = centers[order_[k]];
         for (std::size_t begin = 0; begin < centers.size;) {
             std::size_t end = begin;
-            while (end < centers.size && end - begin < chunk_size && species_[atoms_[end]] == species_[atoms_[begin]]) ++end;
+            while (end < centers.size && end - begin < chunk_size && species_[atoms_[end]] == species_[atoms_[begin]])
+                ++end;
             chunks_.push_back({species_[atoms_[begin]], static_cast<int>(end - begin), &order_[begin], &atoms_[begin]});
             begin = end;
         }
@@ -139,17 +158,20 @@ private:
             basis_kernels_.expand(basis_.view, neighbors(w, b), c);
             basis_kernels_.power_spectrum(basis_.view, c, w.features.data() + b * stride_);
         }
-        const int n_active = head_.process(chunk, w.features.data(), stride_, w.active.data(), w.adjoint.data(), w.head_scratch);
+        const int n_active =
+            head_.process(chunk, w.features.data(), stride_, w.active.data(), w.adjoint.data(), w.head_scratch);
         if (!wants_gradient_) return;
-        Contribution contribution;
-        for (int k = 0; k < n_active; ++k) pull_back(chunk, w.active[k], w.adjoint.data() + k * stride_, w, contribution);
-        sum_.add(index, std::move(contribution));
+        w.contribution.clear();
+        for (int k = 0; k < n_active; ++k) pull_back(chunk, w.active[k], w.adjoint.data() + k * stride_, w);
+        sum_.add(index, w.contribution);
     }
 
     NeighborView neighbors(const Workspace& w, int b) const {
         const std::size_t at = w.spans[b].begin;
-        return {w.spans[b].count, w.first.data() + static_cast<std::size_t>(b) * (basis_.view.n_species + 1),
-                w.x.data() + at,  w.y.data() + at, w.z.data() + at, w.r.data() + at, w.inverse_r.data() + at};
+        return {w.spans[b].count,       w.first.data() + static_cast<std::size_t>(b) * (basis_.view.n_species + 1),
+                w.x.data() + at,        w.y.data() + at,
+                w.z.data() + at,        w.r.data() + at,
+                w.inverse_r.data() + at};
     }
 
     /// Neighbors of an atom, sorted by species, into the workspace from `begin` on. Returns the room they take.
@@ -198,17 +220,20 @@ private:
         const int slot = bins_.slot_of_atom[center];
         for (int h = 0; h < count; ++h) {
             const int i = hits[h];
-            const double distance = std::hypot(bins_.x[i] - bins_.x[slot], bins_.y[i] - bins_.y[slot], bins_.z[i] - bins_.z[slot]);
+            const double distance =
+                std::hypot(bins_.x[i] - bins_.x[slot], bins_.y[i] - bins_.y[slot], bins_.z[i] - bins_.z[slot]);
             if (i == slot || distance >= least_distance) continue;
             std::ostringstream message;
-            message << "atoms " << center << " and " << bins_.atom[i] << (bins_.atom[i] == center ? " (a periodic image)" : "")
-                    << " coincide (distance " << distance << " Å, least " << least_distance << " Å); remove one of them";
+            message << "atoms " << center << " and " << bins_.atom[i]
+                    << (bins_.atom[i] == center ? " (a periodic image)" : "") << " coincide (distance " << distance
+                    << " Å, least " << least_distance << " Å); remove one of them";
             throw UncertaintyError(message.str());
         }
         throw UncertaintyError("atom " + std::to_string(center) + " coincides with another atom");
     }
 
-    void pull_back(const Chunk& chunk, int b, const double* adjoint, Workspace& w, Contribution& out) {
+    void pull_back(const Chunk& chunk, int b, const double* adjoint, Workspace& w) const {
+        Contribution& out = w.contribution;
         const std::size_t c_size = basis_.coefficients_size();
         w.c_adjoint.resize(c_size + overrun);
         basis_kernels_.power_spectrum_adjoint(basis_.view, w.c.data() + b * c_size, adjoint, w.c_adjoint.data());
@@ -259,8 +284,8 @@ std::size_t feature_stride(const SoapBasis& basis) {
     return (basis.n_features + panel_width - 1) / panel_width * panel_width + overrun;
 }
 
-void run_pipeline(const SoapBasis& basis, const Structure& structure, Centers centers, const Head& head, Gradient gradient,
-                  int threads) {
+void run_pipeline(const SoapBasis& basis, const Structure& structure, Centers centers, const Head& head,
+                  Gradient gradient, int threads) {
     for (std::size_t k = 0; k < centers.size; ++k) {
         if (centers[k] >= 0 && static_cast<std::size_t>(centers[k]) < structure.n_atoms) continue;
         std::ostringstream message;

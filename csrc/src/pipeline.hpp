@@ -1,5 +1,5 @@
-// The fused evaluation: chunks of centers go structure -> neighbors -> c_nlm -> features -> head, and, for the centers that the head wants,
-// back to positions and strain. Nothing per pair outlives its chunk.
+// The fused evaluation: chunks of centers go structure -> neighbors -> c_nlm -> features -> head, and, for the centers
+// that the head wants, back to positions and strain. Nothing per pair outlives its chunk.
 #pragma once
 
 #include "ideal/structure.hpp"
@@ -24,8 +24,8 @@ class Head {
 public:
     virtual ~Head() = default;
 
-    /// Features are (size, stride) and may be overwritten. Returns how many centers want a backward pass; their positions within the
-    /// chunk go to `active` and dL/d(features) to rows of `adjoint`, (count, stride).
+    /// Features are (size, stride) and may be overwritten. Returns how many centers want a backward pass; their
+    /// positions within the chunk go to `active` and dL/d(features) to rows of `adjoint`, (count, stride).
     virtual int process(const Chunk& chunk, double* features, std::size_t stride, int* active, double* adjoint,
                         std::vector<double>& scratch) const = 0;
 };
@@ -36,9 +36,9 @@ constexpr int chunk_size = 64;
 /// Row stride of a chunk's features: a whole number of panels, plus what kernels write over.
 std::size_t feature_stride(const SoapBasis& basis);
 
-/// Run a head over the centers. The work is cut into the same chunks and the gradient summed in the same order whatever the number of threads,
-/// so results do not depend on it. A gradient with null pointers means that none is wanted.
-void run_pipeline(const SoapBasis& basis, const Structure& structure, Centers centers, const Head& head, Gradient gradient,
-                  int threads);
+/// Run a head over the centers. The work is cut into the same chunks and the gradient summed in the same order whatever
+/// the number of threads, so results do not depend on it. A gradient with null pointers means that none is wanted.
+void run_pipeline(const SoapBasis& basis, const Structure& structure, Centers centers, const Head& head,
+                  Gradient gradient, int threads);
 
 } // namespace ideal::detail

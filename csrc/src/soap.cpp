@@ -15,7 +15,8 @@ struct CreateHead : detail::Head {
 
     int process(const detail::Chunk& chunk, double* in, std::size_t stride, int*, double*,
                 std::vector<double>&) const override {
-        for (int b = 0; b < chunk.size; ++b) std::copy_n(in + b * stride, n_features, features + chunk.order[b] * n_features);
+        for (int b = 0; b < chunk.size; ++b)
+            std::copy_n(in + b * stride, n_features, features + chunk.order[b] * n_features);
         return 0;
     }
 };

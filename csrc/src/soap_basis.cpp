@@ -9,8 +9,8 @@
 namespace ideal::detail {
 namespace {
 
-// Orthonormalisation multiplies rounding errors by the condition of the overlap matrix (1e10 and more for n_max = 8), so the tables
-// are made in extended precision wherever long double has it.
+// Orthonormalisation multiplies rounding errors by the condition of the overlap matrix (1e10 and more for n_max = 8),
+// so the tables are made in extended precision wherever long double has it.
 using Real = long double;
 using Matrix = std::vector<Real>; // (n, n), row-major
 
@@ -106,7 +106,8 @@ void fill_harmonic_constants(HarmonicConstants& out) {
     for (int l = 0; l <= max_l; ++l)
         for (int m = 0; m < l; ++m) {
             out.up[l][m] = static_cast<double>((2 * l - 1) / Real(l - m) * norm(l, m) / norm(l - 1, m));
-            if (l > m + 1) out.back[l][m] = static_cast<double>((l + m - 1) / Real(l - m) * norm(l, m) / norm(l - 2, m));
+            if (l > m + 1)
+                out.back[l][m] = static_cast<double>((l + m - 1) / Real(l - m) * norm(l, m) / norm(l - 2, m));
             out.slope[l][m] = static_cast<double>(norm(l, m) / norm(l, m + 1));
         }
 }
@@ -120,9 +121,11 @@ void check(const SoapParameters& p) {
     if (p.numbers.empty()) throw ConfigError("SOAP needs at least one species");
     for (std::size_t i = 0; i < p.numbers.size(); ++i) {
         if (p.numbers[i] < 1) refuse("atomic number", p.numbers[i], "1 or more");
-        if (i > 0 && p.numbers[i] <= p.numbers[i - 1]) throw ConfigError("the species of SOAP must be sorted and unique");
+        if (i > 0 && p.numbers[i] <= p.numbers[i - 1])
+            throw ConfigError("the species of SOAP must be sorted and unique");
     }
-    if (!(std::isfinite(p.r_cut) && p.r_cut > 1.0)) refuse("r_cut", p.r_cut, "a length above 1 Å (the first radial function's)");
+    if (!(std::isfinite(p.r_cut) && p.r_cut > 1.0))
+        refuse("r_cut", p.r_cut, "a length above 1 Å (the first radial function's)");
     if (!(std::isfinite(p.sigma) && p.sigma > 0.0)) refuse("sigma", p.sigma, "a positive width in Å (0.5 is usual)");
     if (p.n_max < 1 || p.n_max > 16) refuse("n_max", p.n_max, "1 ... 16");
     if (p.l_max < 0 || p.l_max > max_l) refuse("l_max", p.l_max, "0 ... 12");
@@ -147,8 +150,8 @@ SoapBasis::SoapBasis(const SoapParameters& p) : parameters(p) {
     const std::size_t m = p.numbers.size() * static_cast<std::size_t>(p.n_max);
     n_features = m * (m + 1) / 2 * static_cast<std::size_t>(p.l_max + 1);
 
-    // The error of quintic Hermite interpolation grows as (spacing / shortest wavelength)^6. The shortest length is that of the smeared
-    // Gaussian or of the n_max-th oscillation.
+    // The error of quintic Hermite interpolation grows as (spacing / shortest wavelength)^6. The shortest length is
+    // that of the smeared Gaussian or of the n_max-th oscillation.
     const double length = std::min(0.05 * p.sigma, 0.04 * p.r_cut / p.n_max);
     const double spacing = std::min(0.03, length);
     view.n_intervals = static_cast<int>(std::ceil(support / spacing));
@@ -181,14 +184,17 @@ void SoapBasis::tabulate_radial_functions() {
         const Real root = std::sqrt(pi * std::sqrt(Real(8) / (2 * l + 1))); // of the power spectrum's prefactor
         for (int node = 0; node <= view.n_intervals; ++node) {
             const Real r = node * spacing;
-            auto power = [&](int exponent_of_r) { return exponent_of_r < 0 ? Real(0) : std::pow(r, Real(exponent_of_r)); };
+            auto power = [&](int exponent_of_r) {
+                return exponent_of_r < 0 ? Real(0) : std::pow(r, Real(exponent_of_r));
+            };
             const Jet window = taper(node == view.n_intervals ? Real(support) : r, support, taper_width);
             std::vector<Jet> primitive(n);
             for (int k = 0; k < n; ++k) {
                 const Real b = exponent[k], g = root * prefactor[k] * std::exp(-b * r * r);
                 primitive[k].f = g * power(l);
                 primitive[k].d1 = g * (l * power(l - 1) - 2 * b * power(l + 1));
-                primitive[k].d2 = g * (l * (l - 1) * power(l - 2) - 2 * b * (2 * l + 1) * power(l) + 4 * b * b * power(l + 2));
+                primitive[k].d2 =
+                    g * (l * (l - 1) * power(l - 2) - 2 * b * (2 * l + 1) * power(l) + 4 * b * b * power(l + 2));
             }
             double* out = table_.data() + static_cast<std::size_t>(node) * 3 * stride + l * view.n_padded;
             for (int i = 0; i < n; ++i) {
@@ -200,8 +206,8 @@ void SoapBasis::tabulate_radial_functions() {
                 }
                 out[i] = static_cast<double>(f.f * window.f);
                 out[stride + i] = static_cast<double>(spacing * (f.d1 * window.f + f.f * window.d1));
-                out[2 * stride + i] = static_cast<double>(
-                    spacing * spacing * (f.d2 * window.f + 2 * f.d1 * window.d1 + f.f * window.d2));
+                out[2 * stride + i] =
+                    static_cast<double>(spacing * spacing * (f.d2 * window.f + 2 * f.d1 * window.d1 + f.f * window.d2));
             }
         }
     }

@@ -18,7 +18,8 @@ inline void that(bool holds, const char* expression, const char* file, int line)
 inline void near(double a, double b, double tolerance, const char* expression, const char* file, int line) {
     if (std::abs(a - b) <= tolerance) return;
     ++failures;
-    std::fprintf(stderr, "%s:%d: failed: %s (%.17g and %.17g, tolerance %g)\n", file, line, expression, a, b, tolerance);
+    std::fprintf(stderr, "%s:%d: failed: %s (%.17g and %.17g, tolerance %g)\n", file, line, expression, a, b,
+                 tolerance);
 }
 
 /// The message of the Error that the call throws; empty if it throws none.

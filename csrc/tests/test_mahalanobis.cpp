@@ -47,7 +47,8 @@ void batches_and_merges_agree_with_the_definition(std::size_t n) {
             CHECK_NEAR(d->mean[i], mean[i], 1e-9);
             for (std::size_t j = 0; j <= i; j += 1 + i / 3) {
                 double sum = 0;
-                for (std::size_t k = 0; k < n_rows; ++k) sum += (rows[k * n + i] - mean[i]) * (rows[k * n + j] - mean[j]);
+                for (std::size_t k = 0; k < n_rows; ++k)
+                    sum += (rows[k * n + i] - mean[i]) * (rows[k * n + j] - mean[j]);
                 CHECK_NEAR(d->scatter[i * n + j], sum, 1e-8);
             }
         }
@@ -95,8 +96,8 @@ void hinge_is_consistent() {
         }
     }
     std::vector<double> g1(36, 0.0), s1(9, 0.0), g2(36, 0.0), s2(9, 0.0), u_again(12);
-    const double value = uncertainty.hinge(sample.view(), sample.all(), {floor.data(), weight.data()}, {g1.data(), s1.data()},
-                                           u_again.data(), 3);
+    const double value = uncertainty.hinge(sample.view(), sample.all(), {floor.data(), weight.data()},
+                                           {g1.data(), s1.data()}, u_again.data(), 3);
     uncertainty.gradient(sample.view(), sample.all(), weights.data(), {g2.data(), s2.data()});
     CHECK_NEAR(value, expected, 1e-9 * expected);
     double scale = 0;
@@ -122,18 +123,20 @@ void errors() {
     std::vector<double> u(6), weights(6, 1.0), floor(6, 0.0), gradient(18), strain(9);
     uncertainty.atomic(sample.view(), sample.all(), u.data());
     for (double q : u) CHECK(std::isinf(q));
-    const auto message = check::message_of<UncertaintyError>([&] {
-        uncertainty.gradient(sample.view(), sample.all(), weights.data(), {gradient.data(), strain.data()});
-    });
+    const auto message = check::message_of<UncertaintyError>(
+        [&] { uncertainty.gradient(sample.view(), sample.all(), weights.data(), {gradient.data(), strain.data()}); });
     CHECK(message.find("infinite uncertainty") != std::string::npos);
     CHECK(!check::message_of<UncertaintyError>([&] {
-               uncertainty.hinge(sample.view(), sample.all(), {floor.data(), weights.data()}, {gradient.data(), strain.data()},
-                                 u.data());
+               uncertainty.hinge(sample.view(), sample.all(), {floor.data(), weights.data()},
+                                 {gradient.data(), strain.data()}, u.data());
            }).empty());
-    CHECK(!check::message_of<UncertaintyError>([&] { uncertainty.set_distribution(0, ideal::Distribution(3)); }).empty());
+    CHECK(
+        !check::message_of<UncertaintyError>([&] { uncertainty.set_distribution(0, ideal::Distribution(3)); }).empty());
     const std::ptrdiff_t outside = 6;
     CHECK(!check::message_of<UncertaintyError>([&] { uncertainty.update(sample.view(), {&outside, 1}); }).empty());
-    CHECK(!check::message_of<UncertaintyError>([&] { uncertainty.atomic(sample.view(), {&outside, 1}, u.data()); }).empty());
+    CHECK(!check::message_of<UncertaintyError>([&] {
+               uncertainty.atomic(sample.view(), {&outside, 1}, u.data());
+           }).empty());
 }
 
 } // namespace

@@ -61,7 +61,8 @@ Neighborhood through_bins(const ideal::NeighborBins& bins, std::size_t center) {
 int main() {
     for (int mask = 0; mask < 8; ++mask)
         for (double edge : {2.2, 7.0}) {
-            Sample sample = random_sample(edge < 3 ? 2 : 12, 7 + mask, {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0}, edge);
+            Sample sample =
+                random_sample(edge < 3 ? 2 : 12, 7 + mask, {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0}, edge);
             const double cutoff = 5.3;
             const std::vector<int> species(sample.numbers.size(), 0);
             const ideal::NeighborBins bins(sample.view(), species, cutoff);

@@ -1,4 +1,5 @@
-// SoapPowerSpectrum without Python: rotation, variants of the kernels, threads, derivative, ghosts brought by the caller.
+// SoapPowerSpectrum without Python: rotation, variants of the kernels, threads, derivative, ghosts brought by the
+// caller.
 #include "check.hpp"
 #include "sample.hpp"
 
@@ -118,7 +119,8 @@ void ghosts_of_the_caller(const ideal::SoapPowerSpectrum& soap) {
     soap.create(cluster.view(), {nullptr, n}, features.data());
     CHECK(largest_difference(features, expected) < 1e-11 * largest(expected));
 
-    std::vector<double> gradient(3 * n, 0.0), strain(9, 0.0), all(3 * owner.size(), 0.0), all_strain(9, 0.0), folded(3 * n, 0.0);
+    std::vector<double> gradient(3 * n, 0.0), strain(9, 0.0), all(3 * owner.size(), 0.0), all_strain(9, 0.0),
+        folded(3 * n, 0.0);
     soap.pull_back(sample.view(), sample.all(), expected.data(), {gradient.data(), strain.data()});
     soap.pull_back(cluster.view(), {nullptr, n}, expected.data(), {all.data(), all_strain.data()});
     for (std::size_t i = 0; i < owner.size(); ++i)

@@ -2,8 +2,8 @@
 //
 // Two sets merge by Chan's rule (T. F. Chan, G. H. Golub, R. J. LeVeque, Am. Stat. 37, 242 (1983)):
 //   delta = mean_b - mean_a,  M2 = M2_a + M2_b + n_a n_b / (n_a + n_b) delta delta^T,
-// and a batch is a set whose M2 is formed about its own mean. The textbook sum(v v^T) - n mean mean^T is never formed: on nearly perfect
-// crystals it is not positive definite.
+// and a batch is a set whose M2 is formed about its own mean. The textbook sum(v v^T) - n mean mean^T is never formed:
+// on nearly perfect crystals it is not positive definite.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,8 @@ struct Distribution {
     Distribution() = default;
     explicit Distribution(std::size_t dimension);
 
-    /// Learn a batch of vectors (rows of stride `stride` doubles). The batch is used as scratch: its rows are centered in place.
+    /// Learn a batch of vectors (rows of stride `stride` doubles). The batch is used as scratch: its rows are centered
+    /// in place.
     void add_batch(double* batch, std::size_t n_rows, std::size_t stride, int threads = 1);
 
     /// Learn everything the other distribution has learnt.

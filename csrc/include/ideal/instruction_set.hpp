@@ -1,5 +1,5 @@
-// Which compiled variant of the kernels runs. The best one the processor supports is chosen at first use; the environment variable
-// IDEAL_INSTRUCTION_SET (baseline, avx2, avx512) overrides it.
+// Which compiled variant of the kernels runs. The best one the processor supports is chosen at first use; the
+// environment variable IDEAL_INSTRUCTION_SET (baseline, avx2, avx512) overrides it.
 #pragma once
 
 #include <string>

@@ -52,8 +52,8 @@ struct Hinge {
     const double* weight = nullptr;
 };
 
-/// SOAP + one Distribution per central species. Evaluations may run in several threads while another one learns: each sees the
-/// state at its start.
+/// SOAP + one Distribution per central species. Evaluations may run in several threads while another one learns: each
+/// sees the state at its start.
 class SoapMahalanobis {
 public:
     SoapMahalanobis(SoapPowerSpectrum soap, double relative_ridge = 1e-8);
@@ -85,8 +85,8 @@ public:
     void gradient(const Structure& structure, Centers centers, const double* weights, Gradient gradient,
                   int threads = 1) const;
 
-    /// The hinge's value; its derivative is added to the gradient and u of every center stored. Only centers above their floor cost a
-    /// backward pass. Raises UncertaintyError where a weighted u is infinite.
+    /// The hinge's value; its derivative is added to the gradient and u of every center stored. Only centers above
+    /// their floor cost a backward pass. Raises UncertaintyError where a weighted u is infinite.
     double hinge(const Structure& structure, Centers centers, Hinge hinge, Gradient gradient, double* u,
                  int threads = 1) const;
 

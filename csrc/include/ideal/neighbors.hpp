@@ -1,8 +1,8 @@
 // Neighbor search without a neighbor list.
 //
 // Atoms and the periodic images ("ghosts") that any atom can see are sorted into bins about half a cutoff wide. The
-// neighbors of a center then lie in a few contiguous runs of slots, found again whenever they are needed: nothing is stored
-// per pair, so memory grows with the atoms and not with the pairs.
+// neighbors of a center then lie in a few contiguous runs of slots, found again whenever they are needed: nothing is
+// stored per pair, so memory grows with the atoms and not with the pairs.
 #pragma once
 
 #include "ideal/structure.hpp"

@@ -3,11 +3,12 @@
 // A. P. Bartók, R. Kondor, G. Csányi, Phys. Rev. B 87, 184115 (2013), doi:10.1103/PhysRevB.87.184115
 // L. Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), doi:10.1016/j.cpc.2019.106949 (DScribe)
 //
-// With eta = 1 / (2 sigma^2) and support R = r_cut + sigma sqrt(-2 ln 1e-3), all atoms with r <= R (the center included) give
+// With eta = 1 / (2 sigma^2) and support R = r_cut + sigma sqrt(-2 ln 1e-3), all atoms with r <= R (the center
+// included) give
 //
 //   a_n = linspace(1, r_cut, n_max)         alpha_nl = -ln(1e-3 / a_n^l) / a_n^2
 //   S^l_ij = 1/2 Gamma(l + 3/2) (alpha_i + alpha_j)^-(l + 3/2)        beta^l = (S^l)^(-1/2)
-//   f_nl(r) = sum_k beta^l_nk (pi / eta)^(3/2) (1 + alpha_k / eta)^-(l + 3/2) r^l exp(-alpha_k r^2 / (1 + alpha_k / eta))
+//   f_nl(r) = sum_k beta^l_nk (pi / eta)^(3/2) q_k^-(l + 3/2) r^l exp(-alpha_k r^2 / q_k),   q_k = 1 + alpha_k / eta
 //   c^s_nlm = sum_{j of species s} f_nl(r_j) Y_lm(r_j)
 //   p^{ss'}_{nn'l} = pi sqrt(8 / (2 l + 1)) sum_m c^s_nlm c^{s'}_n'lm
 //
@@ -33,8 +34,9 @@ struct SoapParameters {
     int l_max = 6;
     /// Width of an atom's Gaussian density, Å.
     double sigma = 0.5;
-    /// true: the radial functions go to zero at the support R with two continuous derivatives (a quintic smoothstep over the outer half of
-    /// R - r_cut), so the descriptor is smooth when an atom enters. false: DScribe's hard cut, a jump of up to 4e-4.
+    /// true: the radial functions go to zero at the support R with two continuous derivatives (a quintic smoothstep
+    /// over the outer half of R - r_cut), so the descriptor is smooth when an atom enters. false: DScribe's hard cut, a
+    /// jump of up to 4e-4.
     bool taper = true;
 };
 

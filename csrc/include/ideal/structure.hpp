@@ -15,8 +15,8 @@ struct Structure {
     const int* numbers = nullptr;
     /// Cell vectors as rows, Å. The vector of an open axis is ignored and may be zero.
     std::array<double, 9> cell{};
-    /// Which axes are periodic. A caller that brings its own periodic images (LAMMPS: local and ghost atoms) sets all of
-    /// them to false and names its local atoms as centers.
+    /// Which axes are periodic. A caller that brings its own periodic images (LAMMPS: local and ghost atoms) sets all
+    /// of them to false and names its local atoms as centers.
     std::array<bool, 3> periodic{false, false, false};
 };
 
@@ -28,9 +28,7 @@ struct Centers {
     std::size_t size = 0;
 
     /// The atom behind the k-th center.
-    std::ptrdiff_t operator[](std::size_t k) const {
-        return atoms ? atoms[k] : static_cast<std::ptrdiff_t>(k);
-    }
+    std::ptrdiff_t operator[](std::size_t k) const { return atoms ? atoms[k] : static_cast<std::ptrdiff_t>(k); }
 };
 
 /// Where a derivative goes. Both are added to, so a caller zeroes them first.
