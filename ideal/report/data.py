@@ -144,8 +144,9 @@ class _Reader:
         config, text = self._config()
         log = self._log()
         summary = self._json("summary.json", required=False)
-        stages = {name: seconds for name, seconds in _stages(summary).items() if seconds > 0} or log.stage_seconds
-        wall = number(summary.get("wall_seconds", summary.get("seconds")))
+        wall = number(summary.get("wall_seconds"))
+        wall = wall if math.isfinite(wall) else log.wall_seconds
+        stages = _stages(summary, wall) or log.stage_seconds
         return RunData(
             path=self.path,
             title=(config.title if config else "") or self.path.absolute().name,
@@ -155,7 +156,7 @@ class _Reader:
             provenance=self._json("provenance.json"),
             log=log,
             stage_seconds=stages,
-            wall_seconds=wall if math.isfinite(wall) else log.wall_seconds,
+            wall_seconds=wall,
             frames=self._frames(config),
             n_initial=self._count("initial_labels.extxyz"),
             initial_labels=self._structures("initial_labels.extxyz"),
@@ -318,8 +319,11 @@ def _mae(reference: FloatArray, predicted: FloatArray) -> float:
     return float(np.abs(predicted - reference).mean()) if len(reference) else math.nan
 
 
-def _stages(summary: Mapping[str, Any]) -> dict[str, float]:
+def _stages(summary: Mapping[str, Any], wall_seconds: float) -> dict[str, float]:
+    """The engine's own times; what they leave of the wall time (start-up, imports) is "other"."""
     stages = summary.get("stage_seconds")
     if not isinstance(stages, Mapping):
         return {}
-    return {str(name): number(seconds) for name, seconds in stages.items()}
+    times = {str(name): seconds for name, value in stages.items() if (seconds := number(value)) > 0}
+    rest = wall_seconds - sum(times.values())
+    return times | ({"other": rest} if times and rest > 0.005 * wall_seconds else {})

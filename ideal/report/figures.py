@@ -26,7 +26,6 @@ class FigureSpec:
         section: one of `SECTIONS`.
         title, caption: what stands above and below it.
         draw: makes it; raises `NotDrawnError` when there is nothing to show.
-        wide: whether it takes the whole width of the page.
     """
 
     name: str
@@ -34,7 +33,6 @@ class FigureSpec:
     title: str
     caption: str
     draw: Callable[[RunData, Derived, Theme], Drawing]
-    wide: bool = False
 
 
 FIGURES: tuple[FigureSpec, ...] = (

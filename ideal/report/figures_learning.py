@@ -62,8 +62,9 @@ def error_by_labels(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         )
     axes.set_xlabel("labels learned during the dynamics")
     axes.set_ylabel("force MAE (eV/Å)")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, 1.08 * max([*before, *after[np.isfinite(after)], *(error for _, error in held_out)]))
+    axes.set_xlim(-0.03 * learned[-1], 1.03 * learned[-1])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_above(axes)
     words = f"{len(updates)} updates with {learned[-1]} labels"
     if len(held_out) == 2:
@@ -107,6 +108,8 @@ def cells(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         raise NotDrawnError("no atom has been embedded")
     accepted = [cell for cell in attempts if cell.accepted]
     refused = [cell for cell in attempts if not cell.accepted]
+    thresholds = [float(t.threshold[-1]) for t in run.log.traces.values() if len(t.threshold)]
+    limits = [value for value in thresholds if np.isfinite(value)][:1]
     figure = new_figure(height=3.4)
     left, right = figure.subplots(1, 2)
     for axes, column, label in (
@@ -114,10 +117,12 @@ def cells(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         (right, "max_u", "largest u of the filler"),
     ):
         groups = [np.array([getattr(cell, column) for cell in group], dtype=float) for group in (accepted, refused)]
-        groups = [values[np.isfinite(values)] for values in groups]
+        groups = [values[np.isfinite(values) & (values > 0)] for values in groups]  # 0: refused before it was scored
         everything = np.concatenate(groups)
         if len(everything):
-            edges = _edges(everything, whole=column == "n_atoms")
+            edges = (
+                _sizes(everything) if column == "n_atoms" else np.linspace(0, max([*everything, *limits]) * 1.05, 26)
+            )
             axes.hist(
                 groups,
                 bins=list(edges),
@@ -131,9 +136,8 @@ def cells(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=False, axis="x")
     left.set_ylabel("number of cells")
-    thresholds = [t.threshold[np.isfinite(t.threshold)] for t in run.log.traces.values()]
-    if thresholds and len(limits := np.concatenate(thresholds)):
-        right.axvline(float(np.median(limits)), color=theme.ink, linestyle=(0, (4, 2)), label="threshold")
+    if limits:
+        right.axvline(limits[0], color=theme.ink, linestyle=(0, (4, 2)), label="threshold")
     handles, names = right.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=3)
     sizes = [cell.n_atoms for cell in accepted]
@@ -240,11 +244,8 @@ def _square(axes: Axes, limits: tuple[float, float]) -> None:
         axis.set_major_locator(MaxNLocator(5))
 
 
-def _edges(values: FloatArray, whole: bool) -> FloatArray:
+def _sizes(values: FloatArray) -> FloatArray:
+    """Edges of at most 20 bins that hold whole numbers."""
     low, high = float(values.min()), float(values.max())
-    if whole:
-        width = max(1.0, np.ceil((high - low + 1) / 20))
-        return np.arange(low - 0.5, high + 0.5 + width, width)
-    if high <= low:
-        return np.array([low - 0.5, low + 0.5])
-    return np.linspace(low, high, 21)
+    width = max(1.0, np.ceil((high - low + 1) / 20))
+    return np.arange(low - 0.5, high + 0.5 + width, width)

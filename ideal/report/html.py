@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import re
 import struct
 from collections.abc import Sequence
 from importlib.resources import files
@@ -66,10 +67,13 @@ def _data_uri(data: bytes) -> str:
 
 
 def _refusals(run: RunData) -> list[tuple[str, int]]:
-    """Reasons why cells were refused, the most frequent first."""
+    """Reasons why cells were refused, the most frequent first; those that differ by a number only count as one."""
+    examples: dict[str, str] = {}
     counts: dict[str, int] = {}
     for cell in run.log.cells:
         if not cell.accepted:
             reason = cell.reason or "no reason given"
-            counts[reason] = counts.get(reason, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])[:10]
+            kind = re.sub(r"\d+(\.\d+)?", "#", reason)
+            examples.setdefault(kind, reason)
+            counts[kind] = counts.get(kind, 0) + 1
+    return [(examples[kind], counts[kind]) for kind in sorted(counts, key=lambda kind: -counts[kind])][:10]

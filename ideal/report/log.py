@@ -26,7 +26,7 @@ STAGES = {
     "training": "training",
     "evaluation": "evaluation on held-out data",
     "io": "files and checkpoints",
-    "other": "other",
+    "other": "start-up and other",
 }
 """Where wall time goes, in the words of the report."""
 

@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.geometry.rdf import get_rdf
+
 from ideal.analysis import (
     map_features,
     mean_squared_displacement,

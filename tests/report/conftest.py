@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.config import Config, dump_config
 from ideal.dataset.extxyz import format_frame
 from ideal.engine import events

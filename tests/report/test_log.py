@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import bulk
+
 from ideal.dataset.extxyz import format_frame
 from ideal.report.drawing import TimeAxis, duration
 from ideal.report.frames import index_frames, read_sample, read_trajectory

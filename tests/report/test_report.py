@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ideal.engine.run_directory import RunDirectory
 from ideal.errors import ConfigError
 from ideal.report import write_report
@@ -19,7 +21,6 @@ from ideal.report.derived import GROUPS, Derived, derive
 from ideal.report.figures import FIGURES
 from ideal.report.html import page
 from ideal.report.style import LIGHT, to_png
-from PIL import Image
 
 from .conftest import DONE, FAILED, STEPS, THRESHOLD, TIMESTEP, build
 
