@@ -34,8 +34,8 @@ from ideal.engine.provenance import provenance, session
 from ideal.engine.run_directory import RunDirectory
 from ideal.engine.seeds import derive_seed
 from ideal.engine.startup import StartingPoint, label_initial, read_starting_point
-from ideal.engine.storage import disk_full, is_disk_full
-from ideal.engine.summary import RunSummary, summarize
+from ideal.engine.storage import DiskFullError, disk_full, is_disk_full
+from ideal.engine.summary import Outcome, RunSummary, summarize
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
 from ideal.errors import EmbeddingError, IdealError, SamplerError, UncertaintyError
 from ideal.models.calculator import IdealCalculator
@@ -112,6 +112,7 @@ class Engine:
 
         Raises:
             SamplerError: every trajectory failed.
+            DiskFullError: a file could not be written; everything before it is intact.
             LabelError: no initial label could be computed.
             ConfigError, TrainingError, UncertaintyError, IdealError: as their messages say; the run can be resumed.
         """
@@ -128,13 +129,10 @@ class Engine:
                 return self._finish()
             except InterruptedRun:
                 return self._interrupted()
-            except OSError as error:
-                self._note_failure(error)
-                if is_disk_full(error):
-                    raise disk_full(self.directory.path, error) from error
-                raise
             except Exception as error:
                 self._note_failure(error)
+                if is_disk_full(error) and not isinstance(error, DiskFullError):
+                    raise disk_full(self.directory.path) from error
                 raise
 
     # --- start --------------------------------------------------------------------------------------------------------
@@ -316,11 +314,13 @@ class Engine:
 
     def _finish(self) -> RunSummary:
         self._evaluate("held_out_after.json")
-        summary = summarize("finished", self._journal, self._learner, self._trajectories)
+        failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
+        all_failed = len(failed) == len(self._trajectories)
+        outcome: Outcome = "failed" if all_failed else "finished"
+        summary = summarize(outcome, self._journal, self._learner, self._trajectories)
         self._journal.tell(RunFinished(summary.as_dict()))
         self.directory.write_json("summary.json", summary.as_dict())
-        failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
-        if len(failed) == len(self._trajectories):
+        if all_failed:
             others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             raise SamplerError(f"every trajectory failed: {failed[0].reason}{others}")
         self._status("finished")

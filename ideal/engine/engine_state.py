@@ -53,6 +53,7 @@ def save_checkpoint(
                 "turn": turn,
                 "trajectories": {trajectory.name: trajectory.state() for trajectory in trajectories},
             },
+            durable=False,
         )
 
 

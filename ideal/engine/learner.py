@@ -136,10 +136,14 @@ class Learner:
             write_labels(path, [self.dataset[key] for key in self.initial_keys])
 
     def save(self, folder: Path) -> None:
-        """Write everything but the labels themselves, which stand in the run directory."""
+        """Write everything but the labels themselves, which stand in the run directory.
+
+        Args:
+            folder: a checkpoint that is being written; the caller makes it durable.
+        """
         self.potential.save(folder / "model")
         self.uncertainty.save(folder / "uncertainty.safetensors")
-        write_state(folder / "trainer.safetensors", self.trainer.state())
+        write_state(folder / "trainer.safetensors", self.trainer.state(), durable=False)
         write_state(
             folder / "learner.safetensors",
             {
@@ -149,6 +153,7 @@ class Learner:
                 "updates": self.updates,
                 "min_distances": [[*pair, distance] for pair, distance in self.min_distances.items()],
             },
+            durable=False,
         )
 
     @classmethod

@@ -21,12 +21,13 @@ from ideal.errors import IdealError
 _KEY = "state"
 
 
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
+def write_state(path: Path, state: Mapping[str, Any], durable: bool = True) -> None:
     """Write a state atomically.
 
     Args:
         path: the file.
         state: dictionaries with text keys, lists, arrays, NumPy or Python numbers, text, None.
+        durable: also survive a power cut; not needed where the caller syncs the whole folder.
 
     Raises:
         TypeError: a value of another type.
@@ -34,7 +35,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(_pack(state, arrays))
-    write_atomically(path, save(arrays, metadata={_KEY: text}))
+    write_atomically(path, save(arrays, metadata={_KEY: text}), durable)
 
 
 def read_state(path: Path) -> dict[str, Any]:

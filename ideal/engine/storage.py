@@ -18,6 +18,10 @@ from ideal.errors import IdealError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+class DiskFullError(IdealError):
+    """A file of the run could not be written because the disk or the quota is full."""
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn "no space left" of the block into an `IdealError` that names ``path`` and the remedy."""
@@ -26,19 +30,23 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if not is_disk_full(error):
             raise
-        raise disk_full(path, error) from error
+        raise disk_full(error.filename or path) from error
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether the disk or the quota is full."""
-    return error.errno in _FULL
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that the disk or the quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
 
 
-def disk_full(path: Path, error: OSError) -> IdealError:
+def disk_full(path: str | Path) -> DiskFullError:
     """The error for a full disk or quota at ``path``."""
-    return IdealError(
-        f"{error.filename or path}: cannot be written ({os.strerror(error.errno or errno.ENOSPC)}); free some "
-        "space, then continue with `ideal-run resume`; everything written before is intact"
+    return DiskFullError(
+        f"{path}: cannot be written ({os.strerror(errno.ENOSPC)}); free some space, then continue with "
+        "`ideal-run resume`; everything written before is intact"
     )
 
 

@@ -13,6 +13,8 @@ from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
 from ideal.engine.trajectory import Trajectory
 
+Outcome = Literal["finished", "failed", "interrupted"]
+
 
 @dataclass(frozen=True)
 class TrajectorySummary:
@@ -38,7 +40,8 @@ class RunSummary:
     Errors are ``energy_mae`` (eV/atom), ``force_mae`` (eV/Å) and ``stress_mae`` (GPa).
 
     Attributes:
-        status: "finished", or "interrupted" (Ctrl-C or SIGTERM; `resume_command` continues).
+        status: "finished"; "failed" when every trajectory failed; "interrupted" by Ctrl-C or SIGTERM
+            (`resume_command` continues).
         directory: the run directory.
         labels: counts of labels.
         trajectories: one entry each.
@@ -54,7 +57,7 @@ class RunSummary:
         stopped_by: "SIGINT" or "SIGTERM" when interrupted.
     """
 
-    status: Literal["finished", "interrupted"]
+    status: Outcome
     directory: Path
     labels: LabelCounters
     trajectories: tuple[TrajectorySummary, ...]
@@ -76,7 +79,7 @@ class RunSummary:
 
 
 def summarize(
-    status: Literal["finished", "interrupted"],
+    status: Outcome,
     journal: Journal,
     learner: Learner | None,
     trajectories: Sequence[Trajectory],
@@ -91,7 +94,7 @@ def summarize(
         trajectories: all of them.
         stopped_by: name of the signal that interrupted it.
     """
-    finished = status == "finished"
+    finished = status != "interrupted"
     path = journal.directory.path
     before = journal.directory.read_json("held_out_before.json")
     after = journal.directory.read_json("held_out_after.json") if finished else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from ideal.config import Config
 from ideal.engine.engine import Engine
 from ideal.engine.summary import RunSummary

@@ -18,6 +18,11 @@ LOG = Path("..") / "calculated.txt"
 """A calculation runs in a folder of its own; this is beside it, the same for all of a run."""
 
 
+def structure_digest(atoms: Atoms) -> str:
+    """Name of a structure in the log."""
+    return hashlib.sha256(np.rint(atoms.positions * 1e8).astype("<i8").tobytes()).hexdigest()
+
+
 class LoggedEMT(EMT):
     """EMT that appends a line to ``calculated.txt`` beside the calculation's folder when it is complete.
 
@@ -38,7 +43,7 @@ class LoggedEMT(EMT):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         assert atoms is not None
-        digest = hashlib.sha256(np.rint(atoms.positions * 1e8).astype("<i8").tobytes()).hexdigest()
+        digest = structure_digest(atoms)
         time.sleep(self.seconds)
         if int(digest[:8], 16) < self.failing * 0x100000000:
             raise RuntimeError(f"refused to converge on {digest[:8]}")

@@ -14,13 +14,15 @@ from typing import Any
 
 from ase.build import bulk
 from ase.io import write
+from safetensors.numpy import load_file
+
 from ideal.config import Config, parse_config
 from ideal.dataset import read_labels
 from ideal.engine.engine import Engine
-from ideal.engine.events import Event
 from ideal.labelling.store import LabelStore
 from ideal.models.m3gnet import M3GNetPotential
-from safetensors.numpy import load_file
+
+from .engine_calculators import structure_digest
 
 CHANGING = ("time", "seconds", "directory", "wall_seconds", "stage_seconds")
 """Keys of events that differ between two equal runs."""
@@ -109,7 +111,15 @@ def calculated(path: Path) -> list[str]:
     return (path / "calculations" / "calculated.txt").read_text().split()
 
 
-def in_child(action: Callable[[], object], kill_when: Callable[[Event], bool] | None = None) -> int:
+def committed(path: Path) -> list[str]:
+    """The structures whose label is in the store, named as in `calculated`."""
+    if not (path / "labels.sqlite").is_file():
+        return []
+    with LabelStore(path / "labels.sqlite") as store:  # not read-only: a killed run leaves a journal to take in
+        return [structure_digest(label.atoms) for label in store.labels()]
+
+
+def in_child(action: Callable[[], object]) -> int:
     """Run ``action`` in a forked process and return its exit status; negative: the signal that killed it."""
     child = os.fork()
     if child == 0:
@@ -123,19 +133,6 @@ def in_child(action: Callable[[], object], kill_when: Callable[[Event], bool] | 
             os._exit(status)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
-
-
-def run_killed_at(start: Callable[..., Engine], number: int) -> int:
-    """Run an engine in a child that is killed with SIGKILL at its event ``number``; returns the exit status."""
-    seen = 0
-
-    def kill(event: Event) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return in_child(lambda: start(listener=kill).run())
 
 
 def run_killed_after(start: Callable[[], Engine], seconds: float) -> int:

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+
 from ideal.engine.events import Check, Embedded
 from ideal.engine.interruption import StopRequest
 from ideal.engine.resume_rules import check_unchanged

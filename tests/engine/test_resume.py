@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
 from ideal.config import Config
 from ideal.engine import checkpoint
 from ideal.engine.engine import Engine
 from ideal.engine.events import Event
-from ideal.errors import ConfigError, IdealError
+from ideal.engine.storage import DiskFullError
+from ideal.errors import ConfigError
 from ideal.labelling.store import LabelStore
 
 from .conftest import Finished
@@ -92,6 +94,9 @@ def test_killed_between_the_rename_of_a_checkpoint_and_latest(
     assert (path / "checkpoints" / "000003").is_dir()
     assert (path / "checkpoints" / "LATEST").read_text() == "000002\n"
     Engine.resume(path).run()
+    assert_same_run(path, reference)
+    again = Engine.resume(path).run()  # a finished run has nothing left to do
+    assert again.status == "finished" and again.labels == reference.summary.labels
     assert_same_run(path, reference)
 
 
@@ -199,7 +204,9 @@ def test_full_disk_ends_with_one_line_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(IdealError, match=r"No space left.*ideal-run resume.*everything written before is intact"):
+        with pytest.raises(
+            DiskFullError, match=r"No space left.*ideal-run resume.*everything written before is intact"
+        ):
             Engine.create(reference.config, path, listener).run()
     with LabelStore(path / "labels.sqlite", read_only=True) as store:
         assert len(store.labels()) >= 5
@@ -208,7 +215,8 @@ def test_full_disk_ends_with_one_line_and_loses_nothing(
 
 
 def test_more_steps_and_labels_continue_a_finished_run(tmp_path: Path) -> None:
-    config = copper_config(tmp_path, engine__max_labels=1)
+    trajectories = [trajectory("md", sampler={"timestep": 2.0})]
+    config = copper_config(tmp_path, trajectories=trajectories, engine__max_labels=1)
     path = tmp_path / "run"
     first = Engine.create(config, path).run()
     change(path, trajectories__0__sampler__steps=24, engine__max_labels=3, labelling__workers=2)
@@ -217,14 +225,6 @@ def test_more_steps_and_labels_continue_a_finished_run(tmp_path: Path) -> None:
     assert (first.steps, second.steps) == (16, 24)
     assert [event["step"] for event in named(path, "check")] == [0, 4, 8, 12, 16, 20, 24]
     assert len(named(path, "run_finished")) == 1
-
-
-def test_resuming_a_finished_run_changes_nothing(reference: Finished, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    Engine.create(reference.config, path).run()
-    again = Engine.resume(path).run()
-    assert again.status == "finished" and again.labels == reference.summary.labels
-    assert_same_run(path, reference)
 
 
 def test_changed_configuration_is_refused_and_the_lock_released(reference: Finished, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ideal.engine import checkpoint
 from ideal.engine.checkpoint import Checkpoints
 from ideal.engine.events import TrainingEpoch, TrajectoryFinished

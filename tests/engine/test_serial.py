@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
+
 from ideal.config import load_config
 from ideal.engine.engine import Engine
 from ideal.errors import ConfigError, LabelError, SamplerError

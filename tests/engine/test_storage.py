@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ideal.engine.state_files import read_state, write_state
 from ideal.engine.storage import AppendFile, write_atomically
 from ideal.errors import IdealError
