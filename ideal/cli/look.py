@@ -113,7 +113,8 @@ def score(
 ) -> None:
     """Score the uncertainty u of every atom of a trajectory.
 
-    u is 1 on average over what the distribution was learned from; an element that it never saw has u = inf.
+    u is 1 on average over what the distribution was learned from. An element that its descriptor does not know ends
+    the command with exit code 3.
     """
     from ideal.dataset.files import read_structures
     from ideal.uncertainty.mahalanobis import SoapMahalanobis

@@ -10,7 +10,7 @@ import typer
 
 from ideal.cli.conclusion import summary_lines
 from ideal.cli.failures import say_error, say_warning, use_run_directory
-from ideal.errors import SamplerError
+from ideal.errors import ConfigError, SamplerError
 
 if TYPE_CHECKING:
     from ideal.config import Config
@@ -50,6 +50,11 @@ def run(
     settings = read_run_config(config, output, seed, overrides)
     directory = settings.output
     assert directory is not None
+    if (directory / "config.yaml").is_file():
+        raise ConfigError(
+            f"{directory}: holds a run already; continue it with `ideal-run resume {directory}`, or name another "
+            "folder with --output"
+        )
     for warning in stop_at_problem(settings, directory):
         say_warning(warning)
     _drive(context, directory, settings)

@@ -332,7 +332,7 @@ def _train(trainer: Any, labels: list[Label], held: list[Label], epochs: int) ->
         def progress(state: Any) -> None:
             nonlocal printed
             text = errors_text({"energy": state.energy_mae, "force": state.force_mae, "stress": state.stress_mae})
-            bars.update(bar, completed=state.epoch, description=f"training, {text}")
+            bars.update(bar, completed=state.epoch, description=f"training, {errors_text({'force': state.force_mae})}")
             if not console.is_terminal and time.monotonic() - printed > _PLAIN_INTERVAL:
                 printed = time.monotonic()
                 typer.echo(f"epoch {state.epoch} of {state.epochs}: {text}")

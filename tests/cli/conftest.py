@@ -15,8 +15,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
-from ideal.cli.app import app
 from typer.testing import CliRunner, Result
+
+from ideal.cli.app import app
 
 EMT_CODE = "ase.calculators.emt:EMT"
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import write
-from ideal.cli.settings import apply_overrides
 from typer.testing import Result
+
+from ideal.cli.settings import apply_overrides
 
 from .conftest import tiny_config, write_config
 

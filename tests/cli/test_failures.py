@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner, Result
+
 from ideal.cli.failures import FailureGroup, sigterm_raises, use_run_directory
 from ideal.errors import EmbeddingError, MissingPackageError
-from typer.testing import CliRunner, Result
 
 
 def command(error: BaseException | Callable[[], None], run_directory: Path | None = None) -> Result:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import ideal
 import pytest
+from typer.main import get_command
+from typer.testing import Result
+
+import ideal
 from ideal import errors
 from ideal.cli.app import app
 from ideal.cli.failures import EXIT_CODES
-from typer.main import get_command
-from typer.testing import Result
 
 GROUP = get_command(app)
 COMMANDS = sorted(GROUP.commands)  # type: ignore[attr-defined]

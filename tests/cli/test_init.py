@@ -10,9 +10,10 @@ import yaml
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.io import write
+from typer.testing import Result
+
 from ideal.cli import settings
 from ideal.config import Config, load_config
-from typer.testing import Result
 
 Run = Callable[..., Result]
 EMT = "ase.calculators.emt:EMT"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from rich.console import Console
+
 from ideal.cli import live
 from ideal.cli.conclusion import summary_lines
 from ideal.cli.live import LiveView
@@ -24,7 +26,6 @@ from ideal.engine.events import (
     TrajectoryFailed,
     Updated,
 )
-from rich.console import Console
 
 ERRORS = {"energy_mae": 0.01, "force_mae": 0.2, "stress_mae": None}
 START = RunStarted("run", 0, "serial", "emt", {"a": 100, "b": 50}, time=100.0)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ideal.cli.progress import read_events
 from typer.testing import Result
+
+from ideal.cli.progress import read_events
 
 from .conftest import tiny_config, write_config
 
@@ -51,7 +52,7 @@ def test_run_status_report(ideal_run: Run, folder: Path) -> None:
 
     again = ideal_run("run", ".")
     assert again.exit_code == 2
-    assert "ideal-run resume" in again.stderr and "run-2" in again.stderr
+    assert "ideal-run resume" in again.stderr and "--output" in again.stderr
     assert (run / "report.html").is_file()
 
 

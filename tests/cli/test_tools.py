@@ -12,9 +12,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
+from typer.testing import Result
+
 from ideal import SoapMahalanobis
 from ideal.dataset.files import read_labels
-from typer.testing import Result
 
 from .conftest import EMT_CODE
 
@@ -45,11 +46,11 @@ def test_score(ideal_run: Run, folder: Path, distribution: Path, copper: Atoms) 
     assert int(last[5]) == (expected > 2).sum()
 
 
-def test_score_of_an_unknown_element_is_infinite(ideal_run: Run, folder: Path, distribution: Path) -> None:
+def test_score_refuses_an_unknown_element(ideal_run: Run, folder: Path, distribution: Path) -> None:
     write("gold.extxyz", bulk("Au", cubic=True))
     result = ideal_run("score", "gold.extxyz", "-u", distribution)
-    assert result.exit_code == 0, result.output
-    assert "inf" in result.stdout
+    assert result.exit_code == 3, result.output
+    assert "Au" in result.stderr
 
 
 def test_embed(ideal_run: Run, folder: Path, distribution: Path) -> None:
