@@ -13,10 +13,11 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
 from ideal.errors import ConfigError, UncertaintyError
 from ideal.soap import SoapPowerSpectrum
 from ideal.uncertainty import AtomwiseUncertainty, SoapMahalanobis
-from safetensors.numpy import load_file, save_file
 
 from . import structures
 

@@ -12,10 +12,11 @@ from ase.build import bulk
 from dscribe.descriptors import SOAP
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
 from ideal import _core
 from ideal.errors import ConfigError, UncertaintyError
 from ideal.soap import SoapPowerSpectrum
-from scipy.spatial.transform import Rotation
 
 from . import structures
 
