@@ -6,10 +6,10 @@
     filler        optimization of the atoms that may move
     embed         the stage: crops, ranking, optimization, acceptance
 
-Kong et al., "Overcoming the Size Limit of First Principles Molecular Dynamics Simulations with an In-
-Distribution Substructure Embedding Active Learner" (2023). Two things differ from the paper, because
-measurements asked for it: faces are matched instead of drawn blindly, and only uncertainty above the
-threshold is minimized instead of its sum.
+Kong et al., "Overcoming the Size Limit of First Principles Molecular Dynamics Simulations with an In-Distribution
+Substructure Embedding Active Learner" (2023). Three things differ from the paper, because measurements asked for it:
+faces are matched instead of drawn blindly; only uncertainty above the threshold is minimized instead of its sum; and
+the core must not be less known in the cell than it was in the frame.
 """
 
 from __future__ import annotations

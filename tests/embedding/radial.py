@@ -12,6 +12,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixCom
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
+
 from ideal.embedding.distances import Pairs, periodic_pairs
 from ideal.records import FloatArray, IntArray
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.embedding.composition import build_crop, formula_ratio, holds_near, parse_ratio
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.embedding.distances import CONTACT, ShortestDistances, minimum_distances, periodic_pairs

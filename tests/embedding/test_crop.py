@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.cluster import Octahedron
 from ase.neighborlist import neighbor_list
+
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.errors import EmbeddingError
 

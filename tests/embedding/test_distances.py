@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
+
 from ideal.embedding.distances import COVALENT_FRACTION, ShortestDistances, minimum_distances, periodic_pairs
 
 

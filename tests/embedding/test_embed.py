@@ -10,9 +10,12 @@ from ase.cluster import Octahedron
 from ase.geometry import find_mic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ideal import SoapMahalanobis, SoapPowerSpectrum
 from ideal.config import EmbeddingConfig
 from ideal.embedding import embed, minimum_distances
 from ideal.embedding.distances import CONTACT, ShortestDistances, periodic_pairs
+from ideal.embedding.filler import CORE_TOLERANCE
 from ideal.errors import EmbeddingError
 from ideal.records import Provenance, Substructure
 
@@ -65,6 +68,22 @@ def test_bulk_metal(
     assert closest(cell.atoms, known) >= CONTACT
     assert np.allclose(cell.u, copper_uncertainty.atomic(cell.atoms))
     assert cell.u_before[~cell.core].max() > cell.max_u
+
+
+def test_with_the_soap_uncertainty(copper_frame: Atoms, copper_training: list[Atoms]) -> None:
+    """The interface of the compiled uncertainty, and the core's own u in the frame as its reference."""
+    known = SoapMahalanobis(SoapPowerSpectrum(["Cu"], r_cut=5.0, n_max=4, l_max=3, sigma=0.5))
+    known.update(copper_training)
+    u = known.atomic(copper_frame)
+    center = int(np.argmax(u))
+    cell = embed(
+        copper_frame, center, known, rng=1, threshold=THRESHOLD, min_distances=minimum_distances(copper_training)
+    )
+    assert_sound(cell, copper_frame)
+    assert cell.accepted and not cell.whole_frame
+    assert np.allclose(cell.u, known.atomic(cell.atoms))
+    in_frame = u[cell.parent_indices[cell.core]]
+    assert (cell.u[cell.core] <= np.maximum(cell.threshold, CORE_TOLERANCE * in_frame) * (1 + 1e-6)).all()
 
 
 def test_compound_keeps_its_composition(magnesia_frame: Atoms, magnesia_uncertainty: RadialUncertainty) -> None:

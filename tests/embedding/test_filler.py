@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+
 from ideal.embedding.composition import Crop, build_crop
 from ideal.embedding.crop import FrameView
 from ideal.embedding.distances import ShortestDistances, minimum_distances

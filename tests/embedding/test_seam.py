@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase.build import bulk
+
 from ideal.embedding.crop import FrameView
 from ideal.embedding.seam import seam_table
 
