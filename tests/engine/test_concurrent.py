@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 from ideal.engine.engine import Engine
 from ideal.labelling.store import LabelStore
 
-from .runs import calculated, copper_config, events, in_child, named, trajectory
+from .runs import calculated, committed, copper_config, events, in_child, named, trajectory
 from .test_resume import kill_at
 
 
@@ -48,12 +49,13 @@ def test_killed_concurrent_run_loses_no_label_and_asks_none_twice(tmp_path: Path
     path = tmp_path / "run"
     config = slow_config(tmp_path, seconds=0.2)
     assert in_child(lambda: Engine.create(config, path, kill_at("label_finished", 6)).run()) == -signal.SIGKILL
+    finished_before = committed(path)
     with LabelStore(path / "labels.sqlite", read_only=True) as store:
         before = {label.key for label in store.labels()}
     summary = Engine.resume(path).run()
     assert summary.status == "finished"
-    done = calculated(path)
-    assert len(done) == len(set(done))
+    done = Counter(calculated(path))
+    assert all(done[structure] == 1 for structure in finished_before)
     with LabelStore(path / "labels.sqlite", read_only=True) as store:
         after = {label.key for label in store.labels()}
     submitted = {event["key"] for event in named(path, "label_submitted")}
