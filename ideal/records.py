@@ -171,8 +171,6 @@ def structure_key(atoms: Atoms, settings: Mapping[str, Any]) -> str:
     magnetic_moments = atoms.get_initial_magnetic_moments()
     charges = atoms.get_initial_charges()
     if magnetic_moments.any() or charges.any():
-        digest.update(
-            np.rint(np.concatenate([magnetic_moments.ravel(), charges]) * 1e8).astype("<i8").tobytes()
-        )
+        digest.update(np.rint(np.concatenate([magnetic_moments.ravel(), charges]) * 1e8).astype("<i8").tobytes())
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
