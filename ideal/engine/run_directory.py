@@ -14,6 +14,7 @@
     held_out_before.json       held-out file under the pretrained model; held_out_after.json under the final one
     status.json                latest state of every trajectory
     summary.json               the summary of a run that is over
+    calculations/              where the reference code works; the folders of failures are kept
     checkpoints/NNNNNN/        complete engine states; checkpoints/LATEST names the valid one
 
 Nothing a user put there is ever deleted. Replaced files are replaced atomically (``storage.py``).
