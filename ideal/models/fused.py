@@ -20,6 +20,7 @@ and Erturk, AIP Advances 10, 015021 (2020), doi:10.1063/1.5111045.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from ideal.records import FloatArray
+
+Activation = Callable[[Tensor], Tensor]
 
 MAX_L = 4
 """Angular functions (l < MAX_L) that the closed forms below cover."""
@@ -43,7 +46,7 @@ def supports(model: Any) -> bool:
         and model.bond_expansion.smooth
         and not model.basis_expansion.use_phi
         and model.max_l <= MAX_L
-        and all(isinstance(activation, nn.SiLU) for activation in activations[1::2])
+        and all(isinstance(layer, nn.SiLU) for layer in activations[1::2])
         and all(block.dropout is None for block in model.graph_layers)
     )
 
@@ -86,17 +89,19 @@ class FusedForward:
             setattr(self, name, getattr(self, name).to(like.device))
         self._placed = (like.dtype, like.device)
 
-    def __call__(self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+    def __call__(self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor, twice: bool = False) -> Tensor:
         """Energies in units of the model's energy scale.
 
         Args:
             types: (n_atoms,) int64.
             source, target: (n_edges,) int64.
             vectors: (n_edges, 3), Å.
+            twice: the result will be derived twice (training on forces); same numbers, other operations.
 
         Returns:
             (n_atoms,)
         """
+        activation = _Silu.apply if twice else silu
         self._place(vectors)
         model = self._model
         distances = (vectors * vectors).sum(1).sqrt()
@@ -112,7 +117,7 @@ class FusedForward:
         harmonics = real_harmonics(directions, self._l_max).index_select(1, self._angular_column)
 
         nodes = model.embedding.layer_node_embedding(types)
-        edges = model.embedding.layer_edge_embedding(bond_basis)
+        edges = _chain(model.embedding.layer_edge_embedding.layers, bond_basis, activation)
         for three_body, block in zip(model.three_body_interactions, model.graph_layers, strict=True):
             atoms = three_body.update_network_atom(nodes)
             weighted = radial * atoms.index_select(0, near_target)
@@ -120,22 +125,71 @@ class FusedForward:
             sums = terms.new_zeros(nodes.shape[0], terms.shape[1]).index_add(0, near_source, terms)
             angular = (sums.index_select(0, near_source) * harmonics) @ self._contraction
             angular = (angular - weighted * self._self_term) * envelope
-            edges = edges.index_add(0, near, three_body.update_network_bond(angular))
-            nodes, edges = _convolve(block.conv, nodes, edges, source, target, bond_basis)
+            bonds = three_body.update_network_bond
+            message = _chain(bonds.layers, angular, activation) * bonds.gates(angular)
+            edges = edges.index_add(0, near, message)
+            nodes, edges = _convolve(block.conv, nodes, edges, source, target, bond_basis, activation)
         return model.final_layer(nodes).view(-1)
 
 
 def _convolve(
-    conv: Any, nodes: Tensor, edges: Tensor, source: Tensor, target: Tensor, bond_basis: Tensor
+    conv: Any,
+    nodes: Tensor,
+    edges: Tensor,
+    source: Tensor,
+    target: Tensor,
+    bond_basis: Tensor,
+    activation: Activation,
 ) -> tuple[Tensor, Tensor]:
     """Edge update, then node update (equations 4 and 5 of Chen and Ong)."""
-    message = _gated(conv.edge_update_func, nodes, edges, source, target)
+    message = _gated(conv.edge_update_func, nodes, edges, source, target, activation)
     edges = edges + message * conv.edge_weight_func(bond_basis)
-    message = _gated(conv.node_update_func, nodes, edges, source, target) * conv.node_weight_func(bond_basis)
+    message = _gated(conv.node_update_func, nodes, edges, source, target, activation)
+    message = message * conv.node_weight_func(bond_basis)
     return nodes + torch.zeros_like(nodes).index_add(0, source, message), edges
 
 
-def _gated(network: Any, nodes: Tensor, edges: Tensor, source: Tensor, target: Tensor) -> Tensor:
+class _Silu(torch.autograd.Function):
+    """x sigmoid(x) whose second derivative costs five passes over memory; torch's own takes fifteen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return silu(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _SiluGradient.apply(gradient, x)
+
+
+class _SiluGradient(torch.autograd.Function):
+    """(g, x) -> g silu'(x), with silu' = s + x s (1 - s) and silu'' = s (1 - s) (2 + x (1 - 2 s)), s = sigmoid(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient, x)
+        return torch.ops.aten.silu_backward(gradient, x)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:
+        gradient, x = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        curvature = torch.addcmul(x + 2, x, s, value=-2)
+        curvature = torch.ops.aten.sigmoid_backward(curvature, s)
+        return torch.ops.aten.silu_backward(outer, x), curvature.mul_(gradient).mul_(outer)
+
+
+def _chain(layers: Iterable[nn.Module], x: Tensor, activation: Activation) -> Tensor:
+    """Apply layers in turn, with ``activation`` in place of every SiLU."""
+    for layer in layers:
+        x = activation(x) if isinstance(layer, nn.SiLU) else layer(x)
+    return x
+
+
+def _gated(
+    network: Any, nodes: Tensor, edges: Tensor, source: Tensor, target: Tensor, activation: Activation
+) -> Tensor:
     """A gated network of (v_i, v_j, e_ij) with its first layer split into per-atom and per-edge parts."""
     width = nodes.shape[1]
     layers, gates = list(network.layers), list(network.gates)
@@ -144,11 +198,9 @@ def _gated(network: Any, nodes: Tensor, edges: Tensor, source: Tensor, target: T
     from_source = linear(nodes, weight[:, :width], bias)
     from_target = linear(nodes, weight[:, width : 2 * width])
     hidden = linear(edges, weight[:, 2 * width :])
-    hidden = silu(hidden + from_source.index_select(0, source) + from_target.index_select(0, target))
+    hidden = activation(hidden + from_source.index_select(0, source) + from_target.index_select(0, target))
     value, gate = hidden.chunk(2, dim=1)
-    for layer, gating in zip(layers[2:], gates[2:], strict=True):
-        value, gate = layer(value), gating(gate)
-    return value * gate
+    return _chain(layers[2:], value, activation) * _chain(gates[2:], gate, activation)
 
 
 def _polynomial_cutoff(x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from ideal.records import FloatArray
 
 Device = Literal["auto", "cpu", "cuda"]
 _FORMAT = "m3gnet-1"
+_INITIAL_GAIN = 2.2
 _BATCH_EDGES = 30_000
 
 
@@ -117,6 +118,7 @@ class M3GNetPotential:
             "rbf_type": "SphericalBessel",
         }
         model = _construct(architecture, seed)
+        _amplify(model)
         return cls(model, architecture, {}, is_fitted=False, device=config.device, threads=config.threads)
 
     @classmethod
@@ -284,10 +286,12 @@ class M3GNetPotential:
             stress = _voigt(virial)
         return Evaluation(float(per_atom.sum()), forces.cpu().numpy(), stress, per_atom)
 
-    def _atomic_energies(self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+    def _atomic_energies(
+        self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor, twice: bool = False
+    ) -> Tensor:
         """(n_atoms,) network energies in eV, without reference energies."""
         if self._fused is not None:
-            return self.energy_scale * self._fused(types, source, target, vectors)
+            return self.energy_scale * self._fused(types, source, target, vectors, twice)
         # matgl's own pass: with all atoms at the origin and each edge's vector as its image shift, vectors are ours.
         self._model(
             SimpleNamespace(
@@ -314,7 +318,7 @@ class M3GNetPotential:
         """
         batch: GraphBatch = collate(graphs)
         vectors = batch.vectors.detach().requires_grad_(True)
-        atomic = self._atomic_energies(batch.types, batch.source, batch.target, vectors)
+        atomic = self._atomic_energies(batch.types, batch.source, batch.target, vectors, differentiable)
         energies = atomic.new_zeros(len(graphs)).index_add(0, batch.atom_structure, atomic)
         if vectors.shape[0]:
             (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=differentiable)
@@ -441,6 +445,19 @@ def _construct(architecture: Mapping[str, Any], seed: int = 0) -> Any:
             raise TrainingError(
                 f"matgl cannot build this M3GNet ({error}); use the matgl version it was made with"
             ) from error
+
+
+def _amplify(model: Any) -> None:
+    """Enlarge the weights of a new network, so that its output depends on its input from the start.
+
+    torch draws weights of variance 1 / (3 n); through the gated networks, three layers deep, that shrinks signals a
+    thousandfold, and training begins with a plateau. Weights about twice as large shorten it several times (measured on
+    lithium and copper-aluminum); three times as large make networks of several blocks unstable.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight *= _INITIAL_GAIN
 
 
 def _fill(model: Any, weights: Mapping[str, Tensor], name: str) -> None:

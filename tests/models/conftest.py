@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+
 from ideal.config import ModelConfig
 from ideal.models.m3gnet import M3GNetPotential
 
@@ -16,7 +17,7 @@ ELEMENTS = ["H", "C", "O", "Al"]
 def tiny_potential(seed: int = 3, **changes: object) -> M3GNetPotential:
     """An untrained potential with energies and forces of order one."""
     potential = M3GNetPotential.new(TINY.model_copy(update=changes), ELEMENTS, seed)
-    potential.set_normalization({"H": -3.0, "C": -150.0, "O": -430.0, "Al": -60.0}, energy_scale=4000.0)
+    potential.set_normalization({"H": -3.0, "C": -150.0, "O": -430.0, "Al": -60.0}, energy_scale=60.0)
     return potential
 
 

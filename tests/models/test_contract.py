@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from scipy.spatial.transform import Rotation
+
 from ideal.errors import TrainingError
 from ideal.models.base import Potential
 from ideal.models.m3gnet import M3GNetPotential
-from scipy.spatial.transform import Rotation
 
 from .conftest import STRUCTURES, crystal, tiny_potential
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models import make_potential
