@@ -267,3 +267,16 @@ def radial_matrix(n: int, cutoff: float) -> FloatArray:
         mixing[i, i] += 1
         mixing[i] /= math.sqrt(d[i])
     return sines @ mixing.T
+
+
+def radial_functions(max_n: int, cutoff: float = 5.0) -> list[Callable[[Tensor], Tensor]]:
+    """The smooth spherical Bessel basis as ``max_n`` functions of r (any shape), for cutoff in Å."""
+
+    def function(column: Tensor) -> Callable[[Tensor], Tensor]:
+        def evaluate(r: Tensor) -> Tensor:
+            waves = torch.arange(1, max_n + 2, dtype=r.dtype, device=r.device) * (math.pi / cutoff)
+            return (torch.sin(r[..., None] * waves) / r[..., None]) @ column.to(r)
+
+        return evaluate
+
+    return [function(column) for column in torch.from_numpy(radial_matrix(max_n, cutoff)).T]

@@ -14,7 +14,7 @@ from ase.build import bulk
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models import make_potential
-from ideal.models.fused import radial_matrix, real_harmonics
+from ideal.models.fused import radial_functions, radial_matrix, real_harmonics
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.models.storage import MODEL_FILE
 
@@ -25,16 +25,17 @@ REFERENCES = [-3.0, -150.0, -430.0, -60.0]
 
 @pytest.fixture(scope="module")
 def potential() -> M3GNetPotential:
-    return tiny_potential(n_blocks=2, max_n=3, max_l=3)
+    return tiny_potential(n_blocks=2, max_n=2, max_l=3)
 
 
 def matgl_potential(potential: M3GNetPotential) -> torch.nn.Module:
-    """matgl's own wrapper around the very same network."""
+    """matgl's own network, built by matgl alone, with the same weights."""
     from matgl.apps.pes import Potential
+    from matgl.models import M3GNet
 
-    return Potential(
-        potential._model, data_std=potential.energy_scale, element_refs=torch.tensor(REFERENCES), calc_stresses=True
-    )
+    model = M3GNet(**potential._architecture)
+    model.load_state_dict(potential._model.state_dict())
+    return Potential(model, data_std=potential.energy_scale, element_refs=torch.tensor(REFERENCES), calc_stresses=True)
 
 
 @pytest.mark.parametrize("make", [crystal, alcohol])
@@ -46,9 +47,9 @@ def test_equals_matgl_calculator(potential: M3GNetPotential, make: object) -> No
     calculator.calculate(atoms)
     ours = potential.evaluate(atoms)
     assert ours.energy == pytest.approx(calculator.results["energy"], abs=2e-4)  # matgl adds references in float32
-    np.testing.assert_allclose(ours.forces, calculator.results["forces"], atol=2e-6)
+    np.testing.assert_allclose(ours.forces, calculator.results["forces"], rtol=3e-6, atol=1e-5)
     if ours.stress is not None:
-        np.testing.assert_allclose(ours.stress, calculator.results["stress"], atol=1e-7)
+        np.testing.assert_allclose(ours.stress, calculator.results["stress"], rtol=3e-6, atol=1e-6)
 
 
 def test_slab_equals_matgl_with_vacuum_made_periodic(potential: M3GNetPotential) -> None:
@@ -60,8 +61,8 @@ def test_slab_equals_matgl_with_vacuum_made_periodic(potential: M3GNetPotential)
     calculator = PESCalculator(matgl_potential(potential), stress_unit="eV/A3", use_voigt=True)
     calculator.calculate(periodic)
     ours = potential.evaluate(slab())
-    np.testing.assert_allclose(ours.forces, calculator.results["forces"], atol=2e-6)
-    np.testing.assert_allclose(ours.stress, calculator.results["stress"], atol=1e-7)
+    np.testing.assert_allclose(ours.forces, calculator.results["forces"], rtol=3e-6, atol=1e-5)
+    np.testing.assert_allclose(ours.stress, calculator.results["stress"], rtol=3e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("max_n", "max_l"), [(1, 1), (2, 2), (3, 3), (1, 4)])
@@ -97,6 +98,14 @@ def test_radial_matrix_equals_matgl_basis() -> None:
     np.testing.assert_allclose(ours, spherical_bessel_smooth(r, cutoff=5.0, max_n=6), atol=1e-12)
 
 
+def test_radial_functions_equal_matgl_symbolic_ones() -> None:
+    from matgl.utils.maths import _get_lambda_func
+
+    r = torch.linspace(0.8, 5.0, 30, dtype=torch.float64)
+    for ours, theirs in zip(radial_functions(4, 5.0), _get_lambda_func(4, 5.0), strict=True):
+        np.testing.assert_allclose(ours(r), theirs(r), atol=1e-12)
+
+
 def test_addition_theorem() -> None:
     from scipy.special import eval_legendre
 
@@ -119,9 +128,10 @@ def test_predict_agrees_with_evaluate(potential: M3GNetPotential) -> None:
 
 
 def test_edge_vectors_survive_large_coordinates(potential: M3GNetPotential) -> None:
+    """Float32 coordinates of 280 Å would cost 1e-4 of these forces of several eV/Å."""
     far = crystal()
     far.positions += 280.0
-    np.testing.assert_allclose(potential.evaluate(far).forces, potential.evaluate(crystal()).forces, atol=2e-6)
+    np.testing.assert_allclose(potential.evaluate(far).forces, potential.evaluate(crystal()).forces, atol=1e-5)
 
 
 def test_new_depends_on_the_seed_alone() -> None:
@@ -153,7 +163,7 @@ def test_load_matgl_folder(potential: M3GNetPotential, tmp_path: Path) -> None:
     loaded = M3GNetPotential.load(tmp_path, device="cpu")
     assert loaded.is_fitted
     assert loaded.reference_energies == dict(zip(ELEMENTS, REFERENCES, strict=True))
-    np.testing.assert_allclose(loaded.evaluate(slab()).forces, potential.evaluate(slab()).forces, atol=1e-6)
+    np.testing.assert_allclose(loaded.evaluate(slab()).forces, potential.evaluate(slab()).forces, atol=1e-5)
 
 
 def test_load_matgl_model_without_wrapper(potential: M3GNetPotential, tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def test_load_by_matgl_name(potential: M3GNetPotential, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(matgl, "load_model", lambda name: matgl_potential(potential))
     loaded = M3GNetPotential.load("M3GNet-Some-Name", device="cpu")
-    np.testing.assert_allclose(loaded.evaluate(slab()).forces, potential.evaluate(slab()).forces, atol=1e-6)
+    np.testing.assert_allclose(loaded.evaluate(slab()).forces, potential.evaluate(slab()).forces, atol=1e-5)
     loaded.save(tmp_path)
     again = M3GNetPotential.load(tmp_path, device="cpu")
     assert again.fingerprint() == loaded.fingerprint()
