@@ -231,10 +231,20 @@ class SelectionConfig(Section):
         ge=0,
         description="Two selected atoms are at least this far apart (Å); nearer ones share an environment.",
     )
+    fill: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Once a frame asks, its next most uncertain atoms above this fraction of the threshold are "
+        "labelled too, up to max_per_frame; below 1 it keeps workers busy that would wait.",
+    )
     min_steps_between: int = Field(
+        10, ge=0, description="After learning, a trajectory moves at least this many steps before it asks again."
+    )
+    max_refused_checks: int = Field(
         20,
-        ge=0,
-        description="After learning, a trajectory moves at least this many steps before it asks again.",
+        ge=1,
+        description="A trajectory stops after this many checks in a row at which no uncertain atom could be embedded.",
     )
 
 

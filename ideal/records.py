@@ -2,8 +2,8 @@
 
 frame -> uncertainty -> selection -> embedding -> labelling -> dataset -> training -> model -> sampler -> frame
 
-A stage takes and returns these plain records and knows nothing of the stage after it. Units are ASE's: eV, Å, fs, K, amu;
-stress in eV/Å³, Voigt order xx, yy, zz, yz, xz, xy, positive under tension (ASE's sign).
+A stage takes and returns these plain records and knows nothing of the stage after it. Units are ASE's: eV, Å, fs, K,
+amu; stress in eV/Å³, Voigt order xx, yy, zz, yz, xz, xy, positive under tension (ASE's sign).
 """
 
 from __future__ import annotations

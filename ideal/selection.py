@@ -26,7 +26,8 @@ def select(frame: Frame, u: ArrayLike, threshold: float, config: SelectionConfig
         config: how many, how far apart.
 
     Returns:
-        The selection, the most uncertain first (ties: lower index first); empty when no atom is above the threshold.
+        The selection, the most uncertain first (ties: lower index first); empty when no atom is above the threshold,
+        filled up with atoms above ``config.fill`` times the threshold when one is.
 
     Raises:
         UncertaintyError: ``u`` has another length than the frame, or is not a number somewhere.
@@ -52,7 +53,8 @@ def select(frame: Frame, u: ArrayLike, threshold: float, config: SelectionConfig
             "number; "
             "check the frame for positions or a cell that are not finite"
         )
-    candidates = np.flatnonzero(values > threshold)
+    asks = bool((values > threshold).any())
+    candidates = np.flatnonzero(values > config.fill * threshold) if asks else np.empty(0, dtype=np.int64)
     candidates = candidates[np.argsort(-values[candidates], kind="stable")]
     chosen: list[int] = []
     while candidates.size and len(chosen) < config.max_per_frame:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.records import Provenance, structure_key
 
 SETTINGS = {"code": "gpaw 26.7", "cutoff": 200.0, "nested": {"b": 1, "a": [1, 2]}}

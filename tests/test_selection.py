@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ideal.config import SelectionConfig
 from ideal.errors import UncertaintyError
 from ideal.records import Frame
@@ -94,3 +95,13 @@ def test_greedy_rule_on_random_frames(seed: int, limit: int, distance: float) ->
         if u[index] > 2.0 and len(expected) < limit and all(distances[index, e] >= distance for e in expected):
             expected.append(int(index))
     assert chosen.tolist() == expected
+
+
+def test_a_frame_that_asks_is_filled_up_with_the_next_most_uncertain_atoms() -> None:
+    frame = Frame(bulk("Li", cubic=True).repeat(4), "md", step=0)
+    u = np.ones(128)
+    u[[3, 70]] = 1.8, 9.0
+    filled = SelectionConfig(fill=0.8)
+    assert select(frame, u, threshold=2.0, config=filled).indices.tolist() == [70, 3]
+    assert select(frame, u, threshold=2.0, config=SelectionConfig()).indices.tolist() == [70]
+    assert select(frame, u, threshold=10.0, config=filled).indices.size == 0

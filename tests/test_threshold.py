@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.config import ThresholdConfig
 from ideal.errors import UncertaintyError
 from ideal.soap import SoapPowerSpectrum

@@ -17,7 +17,7 @@ Kong et al. (2023), section 2.1 and S1; `ideal.embedding` lists what differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +56,7 @@ MOVED = 0.01
 
 class _Descriptor(Protocol):
     @property
-    def species(self) -> tuple[str, ...]: ...
+    def species(self) -> Sequence[str]: ...
     @property
     def support(self) -> float: ...
 

@@ -266,13 +266,30 @@ class Engine:
         u = self._mover.move(trajectory)
         if u is None:
             return
+        refused_before = trajectory.refused
         try:
             requests = self._asker.requests(trajectory, u)
         except (EmbeddingError, UncertaintyError) as error:
             self._mover.fail(trajectory, error)
             return
         if requests:
+            trajectory.refused_checks = 0
             self._ask(trajectory, requests)
+        elif trajectory.refused > refused_before:
+            self._refused(trajectory)
+        elif u.max() <= self._learned.threshold:
+            trajectory.refused_checks = 0
+
+    def _refused(self, trajectory: Trajectory) -> None:
+        """Give a trajectory up that moves on and on through what can be neither embedded nor learned."""
+        trajectory.refused_checks += 1
+        if trajectory.refused_checks >= self.config.selection.max_refused_checks:
+            reason = (
+                f"no uncertain atom could be embedded at {trajectory.refused_checks} checks in a row, u is now "
+                f"{trajectory.max_u:.3g} against a threshold of {self._learned.threshold:.3g}; give the run more "
+                "initial data, lower check_every, timestep or temperature, or raise selection.max_refused_checks"
+            )
+            self._mover.fail(trajectory, SamplerError(reason))
 
     def _ask(self, trajectory: Trajectory, requests: list[LabelRequest]) -> None:
         """Let the trajectory wait; the checkpoint comes before the cells go out, so that none is ever unknown."""

@@ -80,6 +80,7 @@ class Trajectory:
         last_checkpoint_step: step at its last regular checkpoint.
         max_u: largest uncertainty at the last check, None before the first.
         refused: number of selected atoms that could not be embedded.
+        refused_checks: checks in a row at which none of the selected atoms could be embedded.
         reason: why it failed.
     """
 
@@ -93,6 +94,7 @@ class Trajectory:
     last_checkpoint_step: int = 0
     max_u: float | None = None
     refused: int = 0
+    refused_checks: int = 0
     reason: str = ""
 
     @property
@@ -126,6 +128,7 @@ class Trajectory:
             "last_checkpoint_step": self.last_checkpoint_step,
             "max_u": self.max_u,
             "refused": self.refused,
+            "refused_checks": self.refused_checks,
             "reason": self.reason,
         }
 
@@ -144,4 +147,5 @@ class Trajectory:
         self.last_checkpoint_step = state["last_checkpoint_step"]
         self.max_u = state["max_u"]
         self.refused = state["refused"]
+        self.refused_checks = state["refused_checks"]
         self.reason = state["reason"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+
 from ideal.dataset import Dataset, split
 from ideal.errors import ConfigError
 from ideal.records import Label, structure_key

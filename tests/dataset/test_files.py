@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+
 from ideal.dataset import read_labels, read_labels_and_structures, read_structures, write_labels
 from ideal.dataset.extxyz import format_frame
 from ideal.errors import ConfigError

@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, make_supercell, molecule, nanotube
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+
 from ideal.config import RattleConfig
 from ideal.dataset import rattled_structures
 from ideal.dataset.rattled import repeat_unit, shortest_distance

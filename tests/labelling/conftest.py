@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
+
 from ideal.config import AseConfig
 from ideal.labelling.codes import ReferenceCode, make_code
 from ideal.labelling.store import LabelStore

@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.stress import voigt_6_to_full_3x3_stress
+
 from ideal.config import AseConfig, EspressoConfig, GpawConfig, PyscfConfig, TbliteConfig
 from ideal.errors import LabelError, MissingPackageError
 from ideal.labelling.codes import make_code

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+
 from ideal.config import LabelGateConfig
 from ideal.labelling.gate import refuse_result, refuse_structure
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+
 from ideal.labelling.codes.cells import fully_periodic
 from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
 

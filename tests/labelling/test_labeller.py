@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+
 from ideal.config import AseConfig, GpawConfig, LabelGateConfig, TbliteConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes import make_code

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.constraints import FixAtoms
+
 from ideal.errors import LabelError
 from ideal.labelling.store import LabelStore
 from ideal.records import FailedLabel, Label

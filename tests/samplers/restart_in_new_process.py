@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from pair_potential import PairPotential, argon
+
 from ideal.config import MolecularDynamicsConfig
 from ideal.samplers import MolecularDynamics
-from pair_potential import PairPotential, argon
 
 config = MolecularDynamicsConfig.model_validate_json(sys.argv[1])
 state = dict(np.load(Path(sys.argv[2]), allow_pickle=False))

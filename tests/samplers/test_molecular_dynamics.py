@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
+
 from ideal.config import MolecularDynamicsConfig
 from ideal.errors import ConfigError, SamplerError
 from ideal.samplers import MolecularDynamics, make_sampler

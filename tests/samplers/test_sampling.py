@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.constraints import FixAtoms
+
 from ideal.config import MolecularDynamicsConfig
 from ideal.samplers import MolecularDynamics
 
