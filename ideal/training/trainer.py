@@ -184,8 +184,8 @@ class Trainer:
         self._updates += 1
         rng = np.random.default_rng([self._seed, 2, self._updates])
         steps = replayed = 0
-        _set_rate(self._online, settings.learning_rate)
         for epoch in range(settings.epochs):
+            _set_rate(self._online, settings.learning_rate * _cosine(epoch / settings.epochs, warm_up=0.0))
             drawn = self.replay.draw(keys, settings.replay, rng)
             replayed += len(drawn)
             shown = fresh + self._prepare([old[i] for i in drawn])
@@ -399,11 +399,11 @@ class _EpochLog:
         )
 
 
-def _cosine(done: float) -> float:
+def _cosine(done: float, warm_up: float = _WARM_UP) -> float:
     """Learning rate relative to its peak: a short linear warm-up, then a cosine down to a hundredth."""
-    if done < _WARM_UP:
-        return _FINAL_RATE + (1 - _FINAL_RATE) * done / _WARM_UP
-    phase = min((done - _WARM_UP) / (1 - _WARM_UP), 1.0)
+    if done < warm_up:
+        return _FINAL_RATE + (1 - _FINAL_RATE) * done / warm_up
+    phase = min((done - warm_up) / (1 - warm_up), 1.0)
     return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * phase))
 
 
