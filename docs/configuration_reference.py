@@ -16,8 +16,9 @@ WORDS = {str: "text", float: "number", int: "integer", bool: "true or false", Pa
 PAGE = Path(__file__).with_name("configuration.md")
 HEADER = """# Configuration reference
 
-Generated from `ideal/config.py` by `python docs/configuration_reference.py`. A run is one YAML file; unknown keys are refused.
-Numbers are in eV, Å, fs, K (durations of calculations in s), or texts with a unit: `2 fs`, `0.5 nm`, `40 rydberg`, `1 GPa`.
+Generated from `ideal/config.py` by `python docs/configuration_reference.py`. A run is one YAML file; unknown keys are
+refused. Numbers are in eV, Å, fs, K (durations of calculations in s), or texts with a unit: `2 fs`, `0.5 nm`,
+`40 rydberg`, `1 GPa`.
 `ideal-run schema` prints the same as a JSON schema for editors.
 """
 
@@ -68,7 +69,8 @@ def render(section: type[Section], seen: set[type[Section]]) -> str:
     ]
     later: list[type[Section]] = []
     for name, field in section.model_fields.items():
-        lines.append(f"| `{name}` | {type_name(field.annotation)} | {default_text(field)} | {field.description or ''} |")
+        cells = (f"`{name}`", type_name(field.annotation), default_text(field), field.description or "")
+        lines.append(f"| {' | '.join(cells)} |")
         later += sections_of(field.annotation)
     text = "\n".join(lines) + "\n"
     return text + "".join(render(s, seen) for s in later if s not in seen)

