@@ -6,7 +6,7 @@ ideal-run check examples/quick/config.yaml
 ideal-run run examples/quick/config.yaml --output "$run" &
 pid=$!
 for _ in $(seq 600); do
-    grep -q '"label_finished"' "$run/events.jsonl" 2>/dev/null && break
+    grep -q '"updated"' "$run/events.jsonl" 2>/dev/null && break
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.2
 done

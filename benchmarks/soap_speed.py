@@ -76,9 +76,9 @@ def main() -> None:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("ideal-md", "dscribe", "numpy"))
     PAGE.write_text(
         "# Descriptor and uncertainty against DScribe\n\n"
-        "µs per atom, one thread, float64, r_cut 5 Å, sigma 0.5 Å, `taper: true`. DScribe: `SOAP.create()` alone; ours: the\n"
-        "descriptor, u of every atom (descriptor and full metric), and the gradient of the summed uncertainty with respect to\n"
-        "positions and strain. The last column is DScribe's descriptor over our u.\n\n"
+        "µs per atom, one thread, float64, r_cut 5 Å, sigma 0.5 Å, `taper: true`. DScribe: `SOAP.create()` alone;\n"
+        "ours: the descriptor, u of every atom (descriptor and full metric), and the gradient of the summed\n"
+        "uncertainty with respect to positions and strain. The last column is DScribe's descriptor over our u.\n\n"
         "    python benchmarks/soap_speed.py\n\n"
         f"Machine: {processor()}, {len(os.sched_getaffinity(0))} cores. {versions}.\n\n"
         "| frame | n_max, l_max | DScribe create | ours: create | ours: u | ours: u and gradient | ratio |\n"
