@@ -1,4 +1,4 @@
-"""Descriptor, uncertainty and gradient against DScribe, in one run on the same frames; writes ``docs/benchmarks/soap.md``.
+"""Descriptor, uncertainty and gradient against DScribe on the same frames; writes ``docs/benchmarks/soap.md``.
 
     python benchmarks/soap_speed.py
 

@@ -443,8 +443,13 @@ class PretrainConfig(Section):
     """Training on the initial data."""
 
     epochs: int = Field(100, ge=0, description="Passes over the initial data; 0: none.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine.")
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="Peak learning rate; decays to a hundredth by a cosine. Two blocks of 32 units bear 3e-3, three of "
+        "64 units do not.",
+    )
+    batch_size: int = Field(2, ge=1, description="Structures per step.")
     max_seconds: Duration | None = Field(
         None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
     )
@@ -454,8 +459,10 @@ class OnlineConfig(Section):
     """Update of the model when new labels arrive."""
 
     epochs: int = Field(10, ge=1, description="Passes over the new labels per update.")
-    learning_rate: float = Field(1e-4, gt=0, description="Learning rate.")
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Learning rate; 1e-4 for a large model that was pretrained elsewhere."
+    )
+    batch_size: int = Field(2, ge=1, description="Structures per step.")
     replay: int = Field(8, ge=0, description="Old structures drawn per pass, by importance.")
     rescore: int = Field(16, ge=0, description="Old structures whose error is evaluated anew per update.")
 
@@ -466,7 +473,7 @@ class TrainingConfig(Section):
     loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Training on the initial data.")
     online: OnlineConfig = Field(default_factory=OnlineConfig, description="Update when new labels arrive.")
-    max_gradient_norm: float = Field(10.0, gt=0, description="Gradients are clipped to this norm.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
 
 
 class EngineConfig(Section):
