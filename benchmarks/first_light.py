@@ -56,7 +56,7 @@ def table(runs: dict[int, dict[str, Any]]) -> str:
         "250 lithium atoms heated from 200 to 1000 K (`examples/lithium`). M3GNet is pretrained in the run on 36 cold",
         "crystals; uncertain environments are embedded into small cells and labelled by GPAW (PBE, 200 eV, k-points",
         "from 16 Å). Held-out frames: 15 frames of the same heating in a 54-atom cell, labelled with the same",
-        "settings, never trained on. Errors are mean absolute errors of the energy per atom and of the force components.",
+        "settings, never trained on. Errors are mean absolute errors (energy per atom, force components).",
         "",
         "    python benchmarks/first_light.py --seeds " + " ".join(map(str, runs)),
         "",
