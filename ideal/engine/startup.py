@@ -52,14 +52,14 @@ def read_starting_point(config: Config) -> StartingPoint:
     to_label: list[Atoms] = []
     if config.dataset.initial is not None:
         labels, to_label = read_labels_and_structures(config.dataset.initial)
-    originals = [_read_structure(trajectory) for trajectory in config.trajectories]
-    seed = derive_seed(config.seed, "rattle")
-    to_label = [*to_label, *rattled_structures(originals, config.dataset.rattled, seed)]
+    structures = {
+        trajectory.name: _read_structure(trajectory).repeat(trajectory.repeat) for trajectory in config.trajectories
+    }
+    # Of the repeated ones: a cell of a few atoms shows only motions that are alike in every repetition.
+    rattled = rattled_structures(list(structures.values()), config.dataset.rattled, derive_seed(config.seed, "rattle"))
+    to_label = [*to_label, *rattled]
     start = StartingPoint(
-        structures={
-            trajectory.name: atoms.repeat(trajectory.repeat)
-            for trajectory, atoms in zip(config.trajectories, originals, strict=True)
-        },
+        structures=structures,
         labels=labels,
         to_label=to_label,
         held_out=read_labels(config.dataset.held_out) if config.dataset.held_out else [],

@@ -8,7 +8,7 @@ small cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from ideal.records import FloatArray, IntArray
 
 SHORTEST_DISTANCE = 0.1
 """Atoms nearer than this (Å) are taken to be coincident: no potential means anything there."""
+
+_BATCH_EDGES = 30_000
 
 
 @dataclass(frozen=True)
@@ -196,3 +198,17 @@ def collate(graphs: Sequence[Graph]) -> GraphBatch:
         edge_structure=edge_structure,
         inverse_volumes=torch.tensor(inverse_volumes, dtype=dtype, device=device),
     )
+
+
+def bounded(graphs: Sequence[Graph]) -> Iterator[list[Graph]]:
+    """Consecutive groups of graphs with a bounded number of edges."""
+    group: list[Graph] = []
+    edges = 0
+    for graph in graphs:
+        if group and edges + graph.source.shape[0] > _BATCH_EDGES:
+            yield group
+            group, edges = [], 0
+        group.append(graph)
+        edges += graph.source.shape[0]
+    if group:
+        yield group

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +28,14 @@ from ideal import __version__
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models.base import Evaluation, Prediction
+from ideal.models.device import Device, set_threads, torch_device
 from ideal.models.fused import FusedForward, radial_functions, supports
-from ideal.models.graph import Graph, GraphBatch, build_graph, collate, element_lookup
+from ideal.models.graph import Graph, GraphBatch, bounded, build_graph, collate, element_lookup
 from ideal.models.storage import MODEL_FILE, fingerprint, read_model, write_model
 from ideal.records import FloatArray
 
-Device = Literal["auto", "cpu", "cuda"]
 _FORMAT = "m3gnet-1"
 _INITIAL_GAIN = 1.5
-_BATCH_EDGES = 30_000
 
 
 class M3GNetPotential:
@@ -79,7 +78,7 @@ class M3GNetPotential:
         self._energy_offset = float(energy_offset)
         self._lookup = element_lookup(self.elements)
         self._references = np.array([float(reference_energies.get(e, 0.0)) for e in self.elements])
-        self._device = _torch_device(device)
+        self._device = torch_device(device)
         set_threads(threads)
         self._model = model.to(self._device).eval()
         self._fused = FusedForward(self._model) if supports(self._model) else None
@@ -254,7 +253,7 @@ class M3GNetPotential:
     def evaluate_batch(self, structures: Sequence[Atoms]) -> list[Evaluation]:
         """As `evaluate`, for many structures; they are joined into batches of bounded size."""
         results: list[Evaluation] = []
-        for graphs in _bounded([self.graph(atoms) for atoms in structures]):
+        for graphs in bounded([self.graph(atoms) for atoms in structures]):
             batch = collate(graphs)
             energies, gradient = self._energies_and_gradient(batch.types, batch.source, batch.target, batch.vectors)
             atom = edge = 0
@@ -401,34 +400,6 @@ def _voigt(tensor: FloatArray) -> FloatArray:
     """(6,) of a (3, 3) tensor, symmetrized."""
     symmetric = 0.5 * (tensor + tensor.T)
     return symmetric[_VOIGT_ROWS, _VOIGT_COLUMNS]
-
-
-def _bounded(graphs: Sequence[Graph]) -> Iterable[list[Graph]]:
-    """Consecutive groups of graphs with a bounded number of edges."""
-    group: list[Graph] = []
-    edges = 0
-    for graph in graphs:
-        if group and edges + graph.source.shape[0] > _BATCH_EDGES:
-            yield group
-            group, edges = [], 0
-        group.append(graph)
-        edges += graph.source.shape[0]
-    if group:
-        yield group
-
-
-def set_threads(threads: int) -> None:
-    """Number of threads that torch uses on the CPU; one is best for frames of hundreds of atoms."""
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
-def _torch_device(device: Device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device 'cuda': torch sees no GPU; set `model.device: cpu` or install torch with CUDA")
-    return torch.device(device)
 
 
 def _construct(architecture: Mapping[str, Any], seed: int = 0) -> Any:
