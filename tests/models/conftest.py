@@ -17,7 +17,7 @@ ELEMENTS = ["H", "C", "O", "Al"]
 def tiny_potential(seed: int = 3, **changes: object) -> M3GNetPotential:
     """An untrained potential with energies and forces of order one."""
     potential = M3GNetPotential.new(TINY.model_copy(update=changes), ELEMENTS, seed)
-    potential.set_normalization({"H": -3.0, "C": -150.0, "O": -430.0, "Al": -60.0}, energy_scale=60.0)
+    potential.set_normalization({"H": -3.0, "C": -150.0, "O": -430.0, "Al": -60.0}, energy_scale=600.0)
     return potential
 
 

@@ -74,7 +74,7 @@ def test_uncertainty_in_results_and_files(potential: M3GNetPotential, tmp_path: 
 
 def test_relaxation_goes_downhill(potential: M3GNetPotential) -> None:
     """A random network has no minimum to speak of; a few steps must still lower the energy, cell included."""
-    potential.set_normalization(energy_scale=6.0)
+    potential.set_normalization(energy_scale=60.0)
     atoms = crystal()
     atoms.calc = IdealCalculator(model=potential)
     energies = [atoms.get_potential_energy()]
@@ -86,7 +86,7 @@ def test_relaxation_goes_downhill(potential: M3GNetPotential) -> None:
 
 
 def test_dynamics_conserves_energy(potential: M3GNetPotential) -> None:
-    potential.set_normalization(energy_scale=6.0)
+    potential.set_normalization(energy_scale=60.0)
     atoms = crystal().repeat((2, 1, 1))
     atoms.calc = IdealCalculator(model=potential)
     atoms.set_momenta(np.random.default_rng(0).normal(size=(8, 3)))

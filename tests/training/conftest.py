@@ -13,7 +13,7 @@ from ideal.records import Label, structure_key
 
 MODEL = ModelConfig(n_blocks=1, units=16, max_n=2, max_l=2, device="cpu")
 TRAINING = TrainingConfig(
-    pretrain=PretrainConfig(epochs=12, learning_rate=5e-3, batch_size=2),
+    pretrain=PretrainConfig(epochs=20, learning_rate=1e-2, batch_size=2),
     online=OnlineConfig(epochs=3, learning_rate=1e-3, batch_size=2, replay=3, rescore=4),
 )
 
