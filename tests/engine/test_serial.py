@@ -136,7 +136,7 @@ def test_turns_follow_the_order_of_the_configuration(tmp_path: Path) -> None:
 
 
 def test_failed_labels_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
-    arguments = {"failing": 0.5}
+    arguments = {"failing": 0.3}
     config = copper_config(
         tmp_path, labelling__code__arguments=arguments, dataset__rattled__count=6, labelling__workers=2
     )
