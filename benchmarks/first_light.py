@@ -47,8 +47,8 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
 
 
-def table(runs: dict[int, dict[str, Any]]) -> str:
-    """The page, from the summaries by seed."""
+def table(runs: dict[int, dict[str, Any]], note: str) -> str:
+    """The page, from the summaries by seed and a remark on how they were made."""
     versions = next(iter(runs.values()))["provenance"]["versions"]
     lines = [
         "# Results of the main job",
@@ -82,6 +82,7 @@ def table(runs: dict[int, dict[str, Any]]) -> str:
         "",
         f"Factor by which learning on the fly lowers the held-out force error: {statistics.mean(factors):.2f}{spread} "
         f"({len(factors)} seeds; mean and standard deviation).",
+        *(["", note] if note else []),
         "",
         "Wall time by stage, s:",
         "",
@@ -99,9 +100,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("runs/first_light"))
+    parser.add_argument("--note", default="", help="a remark for the page, such as what else the machine was doing")
     arguments = parser.parse_args()
     runs = {seed: run(seed, arguments.output / f"seed{seed}") for seed in arguments.seeds}
-    (ROOT / "docs" / "results.md").write_text(table(runs), encoding="utf-8")
+    (ROOT / "docs" / "results.md").write_text(table(runs, arguments.note), encoding="utf-8")
 
 
 if __name__ == "__main__":
