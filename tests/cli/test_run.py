@@ -140,7 +140,7 @@ def test_killed_process_resumes(ideal_run: Run, folder: Path) -> None:
     import sys
 
     run = folder / "run"
-    command = [sys.executable, "-m", "ideal.cli.app", "run", ".", "--set", "trajectories.0.sampler.steps=200"]
+    command = [sys.executable, "-m", "ideal.cli.app", "run", ".", "--set", "trajectories.0.sampler.steps=40"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(events(run, "check")) < 2 and process.poll() is None:
         time.sleep(0.05)
@@ -151,4 +151,4 @@ def test_killed_process_resumes(ideal_run: Run, folder: Path) -> None:
     resumed = ideal_run("resume", "run")
     assert resumed.exit_code == 0, resumed.output
     assert keys <= {event["key"] for event in events(run, "label_finished")}
-    assert "200/200" in ideal_run("status", "run").stdout
+    assert "40/40" in ideal_run("status", "run").stdout
