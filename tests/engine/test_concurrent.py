@@ -14,7 +14,7 @@ from .test_resume import kill_at
 
 
 def slow_config(folder: Path, seconds: float = 0.5) -> object:
-    """Two trajectories, one hot that asks, one cold that never does; a label takes a while."""
+    """Two trajectories, one hot that asks often, one cold that asks seldom or never; a label takes a while."""
     return copper_config(
         folder,
         trajectories=[
@@ -31,17 +31,17 @@ def test_one_trajectory_moves_while_the_other_waits(tmp_path: Path) -> None:
     path = tmp_path / "run"
     summary = Engine.create(slow_config(tmp_path), path).run()
     assert summary.status == "finished" and summary.labels.done == summary.labels.asked > 0
-    waiting: set[str] = set()
+    waiting: dict[str, str] = {}
     moved_while_waiting = 0
     for event in events(path):
         if event["event"] == "label_submitted" and event["trajectory"]:
-            assert event["trajectory"] == "hot"
-            waiting.add(event["key"])
+            waiting[event["key"]] = event["trajectory"]
         elif event["event"] in ("label_finished", "label_failed"):
-            waiting.discard(event["key"])
+            waiting.pop(event["key"], None)
         elif event["event"] == "check" and waiting:
-            assert event["trajectory"] == "cold", "who waits stays where it is"
+            assert event["trajectory"] not in waiting.values(), "who waits stays where it is"
             moved_while_waiting += 1
+    assert "hot" in {event["trajectory"] for event in named(path, "label_submitted")}
     assert moved_while_waiting > 0
 
 
