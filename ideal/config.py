@@ -204,13 +204,29 @@ class SoapConfig(Section):
 class ThresholdConfig(Section):
     """When an atom counts as uncertain."""
 
-    type: Literal["quantile", "fixed"] = Field(
-        "quantile", description="quantile: a held-out quantile of u times `factor`; fixed: `value`."
+    type: Literal["calibrated", "quantile", "moving_average", "fixed"] = Field(
+        "quantile",
+        description="calibrated: u at which the bound on the force error reaches `force_error`, once enough labels "
+        "have been compared (before that: quantile); quantile: a held-out quantile of u times `factor`; "
+        "moving_average: mean of the largest u of the last `window` checks, times 1 + `margin`; fixed: `value`.",
+    )
+    force_error: Force = Field(
+        0.15, gt=0, description="Force error (eV/Å) that an atom of a trajectory may have (calibrated)."
+    )
+    confidence: float = Field(
+        0.9, gt=0, lt=1, description="Share of environments whose force error stays below its bound (calibrated)."
     )
     value: float = Field(2.0, gt=0, description="u above which an atom is uncertain (fixed).")
     quantile: float = Field(0.99, gt=0, lt=1, description="Quantile of u over held-out training environments.")
     factor: float = Field(1.5, gt=0, description="Multiplies the quantile.")
     folds: int = Field(5, ge=2, description="Folds of the training set for the held-out u.")
+    window: int = Field(400, ge=1, description="Checks that the moving average looks back on (moving_average).")
+    margin: float = Field(
+        0.0, gt=-1, description="c_x: the threshold lies this fraction above the moving average (moving_average)."
+    )
+    freeze_after: int | None = Field(
+        None, ge=1, description="The moving average stays as it is after this many checks; null: never."
+    )
 
 
 class UncertaintyConfig(Section):
@@ -237,6 +253,13 @@ class SelectionConfig(Section):
         le=1,
         description="Once a frame asks, its next most uncertain atoms above this fraction of the threshold are "
         "labelled too, up to max_per_frame; below 1 it keeps workers busy that would wait.",
+    )
+    audit: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of the labels that goes to environments drawn at random from those held for certain; "
+        "unbiased error estimates come from them. 0: none.",
     )
     min_steps_between: int = Field(
         10, ge=0, description="After learning, a trajectory moves at least this many steps before it asks again."

@@ -254,6 +254,7 @@ def test_missing_key_of_a_code(folder: Path) -> None:
         ),
         (("embedding", "r_core"), "4 eV", "'4 eV' is not a length"),
         (("trajectories", 0, "max_force"), "9 eV", "'9 eV' is not a force"),
+        (("uncertainty", "threshold", "force_error"), "0.1 eV", "'0.1 eV' is not a force"),
     ],
 )
 def test_wrong_quantities(folder: Path, path: tuple[Any, ...], value: Any, message: str) -> None:
@@ -302,6 +303,10 @@ def test_wrong_quantities(folder: Path, path: tuple[Any, ...], value: Any, messa
         ),
         (("engine", "mode"), "parallel", "unknown value 'parallel'; valid: serial, concurrent"),
         (("uncertainty", "soap", "taper"), "perhaps", "expected true or false, got 'perhaps'; write true or false"),
+        (("uncertainty", "threshold", "type"), "calibrate", "unknown value 'calibrate'; valid: calibrated, quantile"),
+        (("uncertainty", "threshold", "force_error"), 0, "0.0 is out of range; write a value above 0"),
+        (("uncertainty", "threshold", "confidence"), 1, "1 is out of range; write a value below 1"),
+        (("selection", "audit"), 1, "1 is out of range; write a value below 1"),
         (("seed",), -1, "-1 is out of range; write a value of at least 0"),
         (("title",), None, "expected text, got nothing; write a value or remove the key"),
     ],
