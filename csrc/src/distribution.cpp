@@ -18,7 +18,7 @@ void add_squares(Distribution& d, const double* rows, std::size_t n_rows, std::s
     detail::parallel_for(n_pieces, threads, [&](std::size_t, std::size_t piece) {
         const std::size_t begin = (n_pieces - 1 - piece) * rows_per_piece; // long rows first
         const std::size_t end = std::min(n, begin + rows_per_piece);
-        kernels.rank_update(d.scatter.data(), static_cast<int>(n), static_cast<int>(begin), static_cast<int>(end), rows,
+        kernels.metric.rank_update(d.scatter.data(), static_cast<int>(n), static_cast<int>(begin), static_cast<int>(end), rows,
                             stride, n_rows);
     });
 }
@@ -46,7 +46,8 @@ void Distribution::add_batch(double* batch, std::size_t n_rows, std::size_t stri
     for (std::size_t k = 1; k < n_rows; ++k)
         for (std::size_t j = 0; j < dimension; ++j) batch_mean[j] += batch[k * stride + j] - batch[j];
     for (std::size_t j = 0; j < dimension; ++j) batch_mean[j] = batch[j] + batch_mean[j] / static_cast<double>(n_rows);
-    detail::kernels().subtract(batch, stride, static_cast<int>(n_rows), batch_mean.data(), static_cast<int>(dimension));
+    detail::kernels().metric.subtract(batch, stride, static_cast<int>(n_rows), batch_mean.data(),
+                                      static_cast<int>(dimension));
     add_squares(*this, batch, n_rows, stride, threads);
     for (std::size_t j = 0; j < dimension; ++j) batch_mean[j] -= mean[j];
     shift_mean(*this, batch_mean.data(), n_rows);

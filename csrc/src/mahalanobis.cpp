@@ -56,13 +56,13 @@ MahalanobisMetric::MahalanobisMetric(const Distribution& distribution, double re
         L[i * n + i] += ridge_;
     }
     const auto& kernels = detail::kernels();
-    if (!kernels.cholesky(L.data(), static_cast<int>(n))) {
+    if (!kernels.metric.cholesky(L.data(), static_cast<int>(n))) {
         std::ostringstream message;
         message << "the covariance of " << distribution.count << " environments with ridge = " << relative_ridge
                 << " times its trace is not positive definite; use a larger ridge (1e-8 is the default)";
         throw UncertaintyError(message.str());
     }
-    kernels.invert_lower(L.data(), W.data(), static_cast<int>(n));
+    kernels.metric.invert_lower(L.data(), W.data(), static_cast<int>(n));
     const double inverse_trace = std::inner_product(W.begin(), W.end(), W.begin(), 0.0); // trace (Sigma + ridge I)^-1
     effective_dimension_ = static_cast<double>(n) - ridge_ * inverse_trace;
     forward_ = pack(W, static_cast<int>(n), true);
@@ -99,14 +99,14 @@ struct MahalanobisHead : detail::Head {
         const int n = static_cast<int>(metric.dimension_);
         if (metric.defined()) {
             z.resize(stride * detail::chunk_size + detail::overrun);
-            kernels.subtract(features, stride, chunk.size, metric.mean_.data(), n);
-            kernels.multiply(features, stride, chunk.size, metric.forward_.data(), n, true, z.data(), stride);
+            kernels.metric.subtract(features, stride, chunk.size, metric.mean_.data(), n);
+            kernels.metric.multiply(features, stride, chunk.size, metric.forward_.data(), n, true, z.data(), stride);
         }
         int n_active = 0;
         for (int b = 0; b < chunk.size; ++b) {
             const std::size_t k = chunk.order[b];
             const double d = metric.effective_dimension();
-            const double squared = metric.defined() ? kernels.sum_of_squares(z.data() + b * stride, n) : infinity;
+            const double squared = metric.defined() ? kernels.metric.sum_of_squares(z.data() + b * stride, n) : infinity;
             const double u_squared = metric.defined() ? squared / d : infinity;
             if (unc) unc[k] = squared;
             if (u) u[k] = std::sqrt(u_squared);
@@ -128,7 +128,7 @@ struct MahalanobisHead : detail::Head {
             active[n_active++] = b;
         }
         if (n_active > 0)
-            kernels.multiply(z.data(), stride, n_active, metric.backward_.data(), n, false, adjoint, stride);
+            kernels.metric.multiply(z.data(), stride, n_active, metric.backward_.data(), n, false, adjoint, stride);
         return n_active;
     }
 };

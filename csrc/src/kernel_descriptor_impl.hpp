@@ -1,0 +1,494 @@
+// The kernels of the descriptor: neighbors -> c_nlm -> power spectrum, and back. Included by kernel_impl.hpp only.
+#pragma once
+
+#include "kernel_vector.hpp"
+
+namespace ideal::detail {
+namespace {
+
+// ---- neighbors -----------------------------------------------------------------------------------------------------
+
+int select(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy, double cz,
+           double cutoff_squared, int* hits, double* scratch) {
+    const int n = end - begin;
+    for (int i = 0; i < n; i += lanes) {
+        const Lanes dx = load_lanes(x + begin + i) - cx;
+        const Lanes dy = load_lanes(y + begin + i) - cy;
+        const Lanes dz = load_lanes(z + begin + i) - cz;
+        store<lanes>(scratch + i, dx * dx + dy * dy + dz * dz);
+    }
+    int n_hits = 0;
+    for (int i = 0; i < n; ++i) { // without a branch: a third of the candidates hit, unpredictably
+        hits[n_hits] = begin + i;
+        n_hits += scratch[i] <= cutoff_squared;
+    }
+    return n_hits;
+}
+
+void normalize(int count, double* __restrict x, double* __restrict y, double* __restrict z, double* __restrict r,
+               double* __restrict inverse_r) {
+    for (int i = 0; i < count; ++i) r[i] = __builtin_sqrt(x[i] * x[i] + y[i] * y[i] + z[i] * z[i]);
+    for (int i = 0; i < count; ++i) {
+        inverse_r[i] = 1.0 / r[i];
+        x[i] *= inverse_r[i];
+        y[i] *= inverse_r[i];
+        z[i] *= inverse_r[i];
+    }
+}
+
+// ---- radial table --------------------------------------------------------------------------------------------------
+
+/// Neighbors that go through the pipeline together; their harmonics and radial rows stay in the first-level cache.
+constexpr int batch = 16;
+
+struct Interpolation {
+    int interval[batch];
+    double weight[6][batch];
+    double slope[6][batch]; // d(weight)/dr
+};
+
+template <bool with_slope>
+IDEAL_INLINE void interpolate_weights(const BasisView& basis, const double* r, int n, Interpolation& out) {
+    const double scale = basis.inverse_spacing;
+    const int last = basis.n_intervals - 1;
+    for (int j = 0; j < n; ++j) {
+        const double position = r[j] * scale;
+        int k = static_cast<int>(position);
+        k = k < last ? k : last;
+        out.interval[j] = k;
+        const double t = position - k, t2 = t * t, t3 = t2 * t, s = 1 - t, s2 = s * s;
+        const double right = t3 * (10 + t * (-15 + 6 * t));
+        out.weight[0][j] = 1 - right;
+        out.weight[1][j] = t * s * s2 * (1 + 3 * t);
+        out.weight[2][j] = 0.5 * t2 * s * s2;
+        out.weight[3][j] = right;
+        out.weight[4][j] = -t3 * s * (1 + 3 * s);
+        out.weight[5][j] = 0.5 * t3 * s2;
+        if constexpr (with_slope) {
+            const double d = 30 * t2 * s2 * scale;
+            out.slope[0][j] = -d;
+            out.slope[1][j] = s2 * (1 + t * (2 - 15 * t)) * scale;
+            out.slope[2][j] = 0.5 * t * s2 * (2 - 5 * t) * scale;
+            out.slope[3][j] = d;
+            out.slope[4][j] = t2 * (-12 + t * (28 - 15 * t)) * scale;
+            out.slope[5][j] = 0.5 * t2 * s * (3 - 5 * t) * scale;
+        }
+    }
+}
+
+/// One neighbor's radial functions, all l and n, from the two nodes around it.
+IDEAL_INLINE void radial_row(const BasisView& basis, const Interpolation& at, int j, double* out) {
+    const int stride = basis.row_stride;
+    const double* node = basis.table + static_cast<std::size_t>(at.interval[j]) * 3 * stride;
+    Lanes w[6];
+    for (int q = 0; q < 6; ++q) w[q] = zero<lanes>() + at.weight[q][j];
+    for (int i = 0; i < stride; i += lanes) {
+        Lanes value = w[0] * load_lanes(node + i);
+        for (int q = 1; q < 6; ++q) value += w[q] * load_lanes(node + q * stride + i);
+        store<lanes>(out + i, value);
+    }
+}
+
+IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolation& at, int j, double* out,
+                                       double* out_slope) {
+    const int stride = basis.row_stride;
+    const double* node = basis.table + static_cast<std::size_t>(at.interval[j]) * 3 * stride;
+    Lanes w[6], e[6];
+    for (int q = 0; q < 6; ++q) {
+        w[q] = zero<lanes>() + at.weight[q][j];
+        e[q] = zero<lanes>() + at.slope[q][j];
+    }
+    for (int i = 0; i < stride; i += lanes) {
+        const Lanes first = load_lanes(node + i);
+        Lanes value = w[0] * first, slope = e[0] * first;
+        for (int q = 1; q < 6; ++q) {
+            const Lanes f = load_lanes(node + q * stride + i);
+            value += w[q] * f;
+            slope += e[q] * f;
+        }
+        store<lanes>(out + i, value);
+        store<lanes>(out_slope + i, slope);
+    }
+}
+
+// ---- spherical harmonics: lanes are neighbors ----------------------------------------------------------------------
+
+constexpr int max_harmonics = (max_l + 1) * (max_l + 1);
+
+/// Y[(l^2 + l + m) * batch + lane]; L < 0: degree known at run time only.
+template <int L>
+void harmonics(const BasisView& basis, const double* px, const double* py, const double* pz, double* Y) {
+    const int l_max = L >= 0 ? L : basis.l_max;
+    const HarmonicConstants& k = *basis.harmonics;
+    const Lanes x = load_lanes(px), y = load_lanes(py), z = load_lanes(pz);
+    Lanes cosine = zero<lanes>() + 1.0, sine = zero<lanes>(); // Re and Im of (x + iy)^m
+    for (int m = 0; m <= l_max; ++m) {
+        if (m > 0) {
+            const Lanes next = cosine * x - sine * y;
+            sine = cosine * y + sine * x;
+            cosine = next;
+        }
+        Lanes below = zero<lanes>(), p = zero<lanes>() + k.start[m];
+        for (int l = m; l <= l_max; ++l) {
+            if (l > m) {
+                const Lanes next = k.up[l][m] * z * p - k.back[l][m] * below;
+                below = p;
+                p = next;
+            }
+            double* center = Y + (l * l + l) * batch;
+            store<lanes>(center + m * batch, p * cosine);
+            if (m > 0) store<lanes>(center - m * batch, p * sine);
+        }
+    }
+}
+
+/// From a = dL/dY_lm and b = dL/dr's share per harmonic (both (harmonic, lane)) to dL/d(position).
+template <int L>
+void harmonics_adjoint(const BasisView& basis, const double* px, const double* py, const double* pz,
+                       const double* p_inverse_r, const double* a, const double* b, double* gx, double* gy,
+                       double* gz) {
+    const int l_max = L >= 0 ? L : basis.l_max;
+    constexpr int size = (L >= 0 ? L : max_l) + 2;
+    const HarmonicConstants& k = *basis.harmonics;
+    const Lanes x = load_lanes(px), y = load_lanes(py), z = load_lanes(pz), inverse_r = load_lanes(p_inverse_r);
+    Lanes sx = zero<lanes>(), sy = sx, sz = sx, radial = sx;
+    Lanes cosine = zero<lanes>() + 1.0, sine = zero<lanes>(), cosine_below = sine, sine_below = sine;
+    Lanes pi[size], pi_next[size]; // Pi_l^m and Pi_l^{m+1}, l = 0 ... l_max
+    auto associated = [&](int m, Lanes* out) {
+        for (int l = 0; l < m && l <= l_max; ++l) out[l] = zero<lanes>();
+        if (m > l_max) return;
+        out[m] = zero<lanes>() + k.start[m];
+        for (int l = m + 1; l <= l_max; ++l) {
+            out[l] = k.up[l][m] * z * out[l - 1];
+            if (l > m + 1) out[l] -= k.back[l][m] * out[l - 2];
+        }
+    };
+    associated(0, pi);
+    for (int m = 0; m <= l_max; ++m) {
+        associated(m + 1, pi_next);
+        if (m > 0) {
+            cosine_below = cosine;
+            sine_below = sine;
+            const Lanes next = cosine * x - sine * y;
+            sine = cosine * y + sine * x;
+            cosine = next;
+        }
+        Lanes tc = zero<lanes>(), ts = tc, uc = tc, us = tc, rc = tc, rs = tc;
+        for (int l = m; l <= l_max; ++l) {
+            const int plus = (l * l + l + m) * lanes, minus = (l * l + l - m) * lanes;
+            const Lanes slope = k.slope[l][m] * pi_next[l];
+            const Lanes ac = load_lanes(a + plus);
+            tc += ac * pi[l];
+            uc += ac * slope;
+            rc += load_lanes(b + plus) * pi[l];
+            if (m > 0) {
+                const Lanes as = load_lanes(a + minus);
+                ts += as * pi[l];
+                us += as * slope;
+                rs += load_lanes(b + minus) * pi[l];
+            }
+        }
+        if (m > 0) {
+            sx += double(m) * (tc * cosine_below + ts * sine_below);
+            sy += double(m) * (ts * cosine_below - tc * sine_below);
+        }
+        sz += uc * cosine + us * sine;
+        radial += rc * cosine + rs * sine;
+        for (int l = 0; l <= l_max; ++l) pi[l] = pi_next[l];
+    }
+    const Lanes along = radial - (sx * x + sy * y + sz * z) * inverse_r;
+    store<lanes>(gx, along * x + sx * inverse_r);
+    store<lanes>(gy, along * y + sy * inverse_r);
+    store<lanes>(gz, along * z + sz * inverse_r);
+}
+
+using HarmonicsFunction = void (*)(const BasisView&, const double*, const double*, const double*, double*);
+using HarmonicsAdjointFunction = void (*)(const BasisView&, const double*, const double*, const double*, const double*,
+                                          const double*, const double*, double*, double*, double*);
+
+HarmonicsFunction harmonics_for(int l_max) {
+    switch (l_max) {
+    case 3: return harmonics<3>;
+    case 4: return harmonics<4>;
+    case 6: return harmonics<6>;
+    case 8: return harmonics<8>;
+    default: return harmonics<-1>;
+    }
+}
+
+HarmonicsAdjointFunction harmonics_adjoint_for(int l_max) {
+    switch (l_max) {
+    case 3: return harmonics_adjoint<3>;
+    case 4: return harmonics_adjoint<4>;
+    case 6: return harmonics_adjoint<6>;
+    case 8: return harmonics_adjoint<8>;
+    default: return harmonics_adjoint<-1>;
+    }
+}
+
+/// Call function<0> ... function<max_l> for a degree known at run time.
+#define IDEAL_FOR_DEGREE(l, CALL)                                                                                      \
+    switch (l) {                                                                                                       \
+    case 0: CALL(0); break;                                                                                            \
+    case 1: CALL(1); break;                                                                                            \
+    case 2: CALL(2); break;                                                                                            \
+    case 3: CALL(3); break;                                                                                            \
+    case 4: CALL(4); break;                                                                                            \
+    case 5: CALL(5); break;                                                                                            \
+    case 6: CALL(6); break;                                                                                            \
+    case 7: CALL(7); break;                                                                                            \
+    case 8: CALL(8); break;                                                                                            \
+    case 9: CALL(9); break;                                                                                            \
+    case 10: CALL(10); break;                                                                                          \
+    case 11: CALL(11); break;                                                                                          \
+    case 12: CALL(12); break;                                                                                          \
+    }
+
+// ---- expansion coefficients ----------------------------------------------------------------------------------------
+
+/// c_lm += sum_j Y_lm(j) R_l(j) for one l and m in [M0, 2l + 1): lanes are radial functions.
+template <int NP, int L, int M0 = 0>
+IDEAL_INLINE void accumulate(const double* Y, const double* R, int stride, int begin, int end, double* c) {
+    constexpr int M = 2 * L + 1;
+    constexpr int block = smaller(blocked_items(M, Row<NP>::n_vectors), M - M0);
+    Row<NP> sum[block];
+    for (int m = 0; m < block; ++m) sum[m].load(c + (M0 + m) * NP);
+    for (int j = begin; j < end; ++j) {
+        Row<NP> radial;
+        radial.load(R + j * stride);
+        for (int m = 0; m < block; ++m) sum[m].add(Y[(M0 + m) * batch + j], radial);
+    }
+    for (int m = 0; m < block; ++m) sum[m].store(c + (M0 + m) * NP);
+    if constexpr (M0 + block < M) accumulate<NP, L, M0 + block>(Y, R, stride, begin, end, c);
+}
+
+template <int NP, int L>
+__attribute__((noinline)) void accumulate_degree(const double* Y, const double* R, int stride, int begin, int end,
+                                                 double* c) {
+    accumulate<NP, L>(Y + L * L * batch, R + L * NP, stride, begin, end, c + L * L * NP);
+}
+
+template <int NP>
+void expand(const BasisView& basis, const NeighborView& neighbors, double* c) {
+    const int stride = basis.row_stride, l_max = basis.l_max;
+    const HarmonicsFunction evaluate_harmonics = harmonics_for(l_max);
+    alignas(64) double Y[max_harmonics * batch];
+    alignas(64) double R[batch * ((max_l + 1) * NP + 8)];
+    alignas(64) Interpolation at;
+    int species = 0;
+    for (int start = 0; start < neighbors.count; start += batch) {
+        const int n = smaller(batch, neighbors.count - start);
+        for (int i = 0; i < n; i += lanes)
+            evaluate_harmonics(basis, neighbors.x + start + i, neighbors.y + start + i, neighbors.z + start + i, Y + i);
+        interpolate_weights<false>(basis, neighbors.r + start, n, at);
+        for (int j = 0; j < n; ++j) radial_row(basis, at, j, R + j * stride);
+        for (int begin = 0; begin < n;) { // the runs of one species in this batch
+            while (neighbors.first[species + 1] <= start + begin) ++species;
+            const int end = smaller(n, neighbors.first[species + 1] - start);
+            double* c_species = c + static_cast<std::size_t>(species) * basis.n_harmonics * NP;
+            for (int l = 0; l <= l_max; ++l) {
+#define IDEAL_CALL(L) accumulate_degree<NP, L>(Y, R, stride, begin, end, c_species)
+                IDEAL_FOR_DEGREE(l, IDEAL_CALL)
+#undef IDEAL_CALL
+            }
+            begin = end;
+        }
+    }
+}
+
+/// W rows of W doubles, transposed in registers.
+template <int W>
+IDEAL_INLINE void transpose(const double* in, int in_stride, double* out) {
+    Vector<W> v[W];
+    for (int i = 0; i < W; ++i) v[i] = load<W>(in + i * in_stride);
+    if constexpr (W == 2) {
+        store<2>(out, __builtin_shufflevector(v[0], v[1], 0, 2));
+        store<2>(out + 2, __builtin_shufflevector(v[0], v[1], 1, 3));
+    } else if constexpr (W == 4) {
+        const Vector<4> a = __builtin_shufflevector(v[0], v[1], 0, 4, 2, 6),
+                        b = __builtin_shufflevector(v[0], v[1], 1, 5, 3, 7);
+        const Vector<4> c = __builtin_shufflevector(v[2], v[3], 0, 4, 2, 6),
+                        d = __builtin_shufflevector(v[2], v[3], 1, 5, 3, 7);
+        store<4>(out, __builtin_shufflevector(a, c, 0, 1, 4, 5));
+        store<4>(out + 4, __builtin_shufflevector(b, d, 0, 1, 4, 5));
+        store<4>(out + 8, __builtin_shufflevector(a, c, 2, 3, 6, 7));
+        store<4>(out + 12, __builtin_shufflevector(b, d, 2, 3, 6, 7));
+    } else {
+        static_assert(W == 8);
+        Vector<8> a[8], b[8];
+        for (int i = 0; i < 8; i += 2) {
+            a[i] = __builtin_shufflevector(v[i], v[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+            a[i + 1] = __builtin_shufflevector(v[i], v[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+        }
+        for (int i = 0; i < 8; i += 4)
+            for (int k = 0; k < 2; ++k) {
+                b[i + k] = __builtin_shufflevector(a[i + k], a[i + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+                b[i + k + 2] = __builtin_shufflevector(a[i + k], a[i + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+            }
+        for (int k = 0; k < 4; ++k) {
+            store<8>(out + k * 8, __builtin_shufflevector(b[k], b[k + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+            store<8>(out + (k + 4) * 8, __builtin_shufflevector(b[k], b[k + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+        }
+    }
+}
+
+/// a_m = sum_n c_mn R_n and b_m = sum_n c_mn dR_n for one l: lanes are neighbors.
+template <int L, int M0 = 0>
+IDEAL_INLINE void contract(const double* c, int NP, int n_max, const double* R, const double* D, double* a, double* b) {
+    constexpr int M = 2 * L + 1;
+    constexpr int block = smaller(blocked_items(M, 2), M - M0);
+    Lanes value[block], slope[block];
+    for (int m = 0; m < block; ++m) value[m] = slope[m] = zero<lanes>();
+    for (int n = 0; n < n_max; ++n) {
+        const Lanes r = load_lanes(R + n * lanes), d = load_lanes(D + n * lanes);
+        for (int m = 0; m < block; ++m) {
+            const double factor = c[(M0 + m) * NP + n];
+            value[m] += factor * r;
+            slope[m] += factor * d;
+        }
+    }
+    for (int m = 0; m < block; ++m) {
+        store<lanes>(a + (M0 + m) * lanes, value[m]);
+        store<lanes>(b + (M0 + m) * lanes, slope[m]);
+    }
+    if constexpr (M0 + block < M) contract<L, M0 + block>(c, NP, n_max, R, D, a, b);
+}
+
+template <int L>
+__attribute__((noinline)) void contract_degree(const double* c, int NP, int n_max, const double* R, const double* D,
+                                               double* a, double* b) {
+    contract<L>(c + L * L * NP, NP, n_max, R + L * NP * lanes, D + L * NP * lanes, a + L * L * lanes,
+                b + L * L * lanes);
+}
+
+template <int NP>
+void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const double* c_adjoint, double* gx,
+                    double* gy, double* gz) {
+    constexpr int row_size = (max_l + 1) * NP + 8;
+    const int stride = basis.row_stride, l_max = basis.l_max;
+    const HarmonicsAdjointFunction finish = harmonics_adjoint_for(l_max);
+    alignas(64) double rows[lanes * row_size], slopes[lanes * row_size];
+    alignas(64) double R[lanes * row_size], D[lanes * row_size];
+    alignas(64) double a[max_harmonics * lanes], b[max_harmonics * lanes];
+    alignas(64) Interpolation at;
+    for (int species = 0; species < basis.n_species; ++species) {
+        const double* c = c_adjoint + static_cast<std::size_t>(species) * basis.n_harmonics * NP;
+        const int end = neighbors.first[species + 1];
+        // The last group of a species runs over into the next one, whose own group then overwrites what was written
+        // there.
+        for (int start = neighbors.first[species]; start < end; start += lanes) {
+            const int n = smaller(lanes, end - start);
+            interpolate_weights<true>(basis, neighbors.r + start, n, at);
+            for (int j = 0; j < n; ++j) radial_row_and_slope(basis, at, j, rows + j * stride, slopes + j * stride);
+            for (int i = n * stride; i < lanes * stride; ++i) rows[i] = slopes[i] = 0;
+            for (int i = 0; i < stride; i += lanes) {
+                transpose<lanes>(rows + i, stride, R + i * lanes);
+                transpose<lanes>(slopes + i, stride, D + i * lanes);
+            }
+            for (int l = 0; l <= l_max; ++l) {
+#define IDEAL_CALL(L) contract_degree<L>(c, NP, basis.n_max, R, D, a, b)
+                IDEAL_FOR_DEGREE(l, IDEAL_CALL)
+#undef IDEAL_CALL
+            }
+            finish(basis, neighbors.x + start, neighbors.y + start, neighbors.z + start, neighbors.inverse_r + start, a,
+                   b, gx + start, gy + start, gz + start);
+        }
+    }
+}
+
+// ---- power spectrum ------------------------------------------------------------------------------------------------
+
+constexpr int divisor_block(int np, int vectors) {
+    int block = np;
+    while (block > 1 && block * vectors > registers - 6) block = block % 2 == 0 ? block / 2 : 1;
+    return block;
+}
+
+template <int NP>
+void power_spectrum(const BasisView& basis, const double* c, double* features) {
+    constexpr int W = Row<NP>::width;
+    constexpr int block = divisor_block(NP, Row<NP>::n_vectors);
+    const int n_max = basis.n_max, n_lm = basis.n_harmonics;
+    alignas(64) double product[(NP + 1) * NP];
+    double* out = features;
+    for (int s = 0; s < basis.n_species; ++s)
+        for (int t = s; t < basis.n_species; ++t)
+            for (int l = 0; l <= basis.l_max; ++l) {
+                const double* a = c + (static_cast<std::size_t>(s) * n_lm + l * l) * NP;
+                const double* b = c + (static_cast<std::size_t>(t) * n_lm + l * l) * NP;
+                for (int i0 = 0; i0 < n_max; i0 += block) {
+                    Row<NP> sum[block];
+                    for (int i = 0; i < block; ++i) sum[i].clear();
+                    for (int m = 0; m < 2 * l + 1; ++m) {
+                        Row<NP> right;
+                        right.load(b + m * NP);
+                        for (int i = 0; i < block; ++i) sum[i].add(a[m * NP + i0 + i], right);
+                    }
+                    for (int i = 0; i < block; ++i) sum[i].store(product + (i0 + i) * NP);
+                }
+                for (int i = 0; i < n_max; ++i) { // whole vectors: each row overwrites the last one's excess
+                    const int j0 = s == t ? i : 0;
+                    for (int j = 0; j < NP; j += W) store<W>(out + j, load<W>(product + i * NP + j0 + j));
+                    out += n_max - j0;
+                }
+            }
+}
+
+template <int NP>
+void power_spectrum_adjoint(const BasisView& basis, const double* c, const double* adjoint, double* c_adjoint) {
+    const int n_max = basis.n_max, n_lm = basis.n_harmonics;
+    alignas(64) double G[NP * NP] = {}, transposed[NP * NP] = {};
+    const double* in = adjoint;
+    for (std::size_t i = 0, n = static_cast<std::size_t>(basis.n_species) * n_lm * NP; i < n; ++i) c_adjoint[i] = 0;
+    for (int s = 0; s < basis.n_species; ++s)
+        for (int t = s; t < basis.n_species; ++t)
+            for (int l = 0; l <= basis.l_max; ++l) {
+                const std::size_t at_s = (static_cast<std::size_t>(s) * n_lm + l * l) * NP;
+                const std::size_t at_t = (static_cast<std::size_t>(t) * n_lm + l * l) * NP;
+                if (s == t) {
+                    for (int i = 0; i < n_max; ++i) {
+                        G[i * NP + i] = 2 * *in++;
+                        for (int j = i + 1; j < n_max; ++j) G[i * NP + j] = G[j * NP + i] = *in++;
+                    }
+                    for (int m = 0; m < 2 * l + 1; ++m) {
+                        Row<NP> sum;
+                        sum.load(c_adjoint + at_s + m * NP);
+                        for (int i = 0; i < n_max; ++i) sum.add(c[at_s + m * NP + i], G + i * NP);
+                        sum.store(c_adjoint + at_s + m * NP);
+                    }
+                } else {
+                    for (int i = 0; i < n_max; ++i)
+                        for (int j = 0; j < n_max; ++j) G[i * NP + j] = transposed[j * NP + i] = *in++;
+                    for (int m = 0; m < 2 * l + 1; ++m) {
+                        Row<NP> sum_s, sum_t;
+                        sum_s.load(c_adjoint + at_s + m * NP);
+                        sum_t.load(c_adjoint + at_t + m * NP);
+                        for (int i = 0; i < n_max; ++i) {
+                            sum_s.add(c[at_t + m * NP + i], transposed + i * NP);
+                            sum_t.add(c[at_s + m * NP + i], G + i * NP);
+                        }
+                        sum_s.store(c_adjoint + at_s + m * NP);
+                        sum_t.store(c_adjoint + at_t + m * NP);
+                    }
+                }
+            }
+}
+
+template <int NP>
+const BasisKernels* kernels_of_width() {
+    static const BasisKernels table{expand<NP>, power_spectrum<NP>, power_spectrum_adjoint<NP>, expand_adjoint<NP>};
+    return &table;
+}
+
+const BasisKernels* basis_kernels(int n_padded) {
+    switch (n_padded) {
+    case 4: return kernels_of_width<4>();
+    case 8: return kernels_of_width<8>();
+    case 12: return kernels_of_width<12>();
+    case 16: return kernels_of_width<16>();
+    default: return nullptr;
+    }
+}
+
+} // namespace
+} // namespace ideal::detail
