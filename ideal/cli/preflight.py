@@ -55,6 +55,7 @@ def findings(config: Config, output: Path) -> Iterator[Finding]:
         Findings, as soon as each is known. A question that a problem makes pointless is left out.
     """
     yield from _machine(config, output)
+    yield from _threshold(config)
     elements: set[str] = set()
     broken = False
     for trajectory in config.trajectories:
@@ -131,6 +132,41 @@ def _machine(config: Config, output: Path) -> Iterator[Finding]:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- threshold --------------------------------------------------------------------------------------------------------
+
+
+def _threshold(config: Config) -> Iterator[Finding]:
+    """What the settings of the threshold ask for, in words."""
+    threshold = config.uncertainty.threshold
+    quantile = f"{threshold.factor:g} x the {threshold.quantile:g} quantile of held-out environments"
+    if threshold.type == "calibrated":
+        text = (
+            f"an atom is labelled where its force error may exceed {threshold.force_error:g} eV/Å (bound that holds "
+            f"for {100 * threshold.confidence:g} %); until enough labels have been compared, where u exceeds {quantile}"
+        )
+    elif threshold.type == "quantile":
+        text = f"an atom is labelled where u exceeds {quantile}"
+    elif threshold.type == "moving_average":
+        frozen = "" if threshold.freeze_after is None else f", frozen after {threshold.freeze_after} checks"
+        text = (
+            f"an atom is labelled where u exceeds {1 + threshold.margin:g} x the mean of the largest u of the last "
+            f"{threshold.window} checks{frozen}"
+        )
+    else:
+        text = f"an atom is labelled where u exceeds {threshold.value:g}"
+    audit = config.selection.audit
+    text += f"; {100 * audit:g} % of the labels audit what is held for certain" if audit else "; nothing is audited"
+    yield Finding("ok", "threshold", text)
+    default = type(threshold).model_fields["force_error"].default
+    if threshold.type != "calibrated" and threshold.force_error != default:
+        yield Finding(
+            "warning",
+            "threshold",
+            f"force_error has no effect with uncertainty.threshold.type: {threshold.type}; write type: calibrated, or "
+            "remove it",
+        )
 
 
 # --- structures -------------------------------------------------------------------------------------------------------

@@ -73,12 +73,16 @@ class RunProgress:
         labels: by key.
         batch: keys of the labels asked for since none was running: what a progress bar should count.
         refused: embedded cells that were refused, as (trajectory, step, atom, reason).
+        calibration: the last "calibrated" event; empty: there is none.
+        label_limit: engine.max_labels once it is spent.
     """
 
     trajectories: dict[str, TrajectoryProgress] = field(default_factory=dict)
     labels: dict[str, LabelProgress] = field(default_factory=dict)
     batch: set[str] = field(default_factory=set)
     refused: list[tuple[str, int, int, str]] = field(default_factory=list)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    label_limit: int | None = None
     stage: str = ""
     training: TrainingProgress | None = None
     updates: int = 0
@@ -200,6 +204,14 @@ def _updated(run: RunProgress, event: Mapping[str, Any]) -> None:
         run.trajectory(event["trajectory"]).state = "running"
 
 
+def _calibrated(run: RunProgress, event: Mapping[str, Any]) -> None:
+    run.calibration = dict(event)
+
+
+def _label_budget_spent(run: RunProgress, event: Mapping[str, Any]) -> None:
+    run.label_limit = event.get("limit")
+
+
 def _trajectory_finished(run: RunProgress, event: Mapping[str, Any]) -> None:
     trajectory = run.trajectory(event["trajectory"])
     trajectory.state, trajectory.step = "finished", event.get("step", trajectory.step)
@@ -230,6 +242,8 @@ _HANDLERS: dict[str, Callable[[RunProgress, Mapping[str, Any]], None]] = {
     "label_finished": _label_finished,
     "label_failed": _label_failed,
     "updated": _updated,
+    "calibrated": _calibrated,
+    "label_budget_spent": _label_budget_spent,
     "trajectory_finished": _trajectory_finished,
     "trajectory_failed": _trajectory_failed,
     "run_finished": _run_finished,

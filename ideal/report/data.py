@@ -23,6 +23,7 @@ from ideal.config import Config
 from ideal.engine.run_directory import lock_holder
 from ideal.errors import ConfigError
 from ideal.records import FloatArray
+from ideal.report.calibration import CalibrationData, parse_pairs
 from ideal.report.frames import TrajectoryFrames, index_frames, read_sample, read_trajectory
 from ideal.report.log import Errors, RunLog, number, read_json_lines, read_log
 
@@ -79,6 +80,7 @@ class RunData:
         initial_labels, crops, cells: structures trained on at the start, raw crops, embedded cells (a sample of many).
         held_out_before, held_out_after: the pretrained and the final model on the held-out data.
         training: the training curve.
+        calibration: u against true errors, and what was made of it; false where there is nothing.
         notes: what is missing or unreadable, one sentence each.
     """
 
@@ -99,6 +101,7 @@ class RunData:
     held_out_before: HeldOut | None
     held_out_after: HeldOut | None
     training: TrainingCurve | None
+    calibration: CalibrationData
     notes: tuple[str, ...]
 
     def target_temperature(self, trajectory: str) -> tuple[list[float], list[float]] | None:
@@ -165,6 +168,7 @@ class _Reader:
             held_out_before=self._held_out("held_out_before.json", config),
             held_out_after=self._held_out("held_out_after.json", config),
             training=self._training(),
+            calibration=self._calibration(log),
             notes=tuple(self.notes),
         )
 
@@ -252,6 +256,21 @@ class _Reader:
         except (KeyError, TypeError, ValueError) as error:
             self.notes.append(f"{name} does not hold what is expected ({type(error).__name__}: {error}).")
             return None
+
+    def _calibration(self, log: RunLog) -> CalibrationData:
+        pairs = None
+        try:
+            rows, unreadable = read_json_lines(self.path / "pairs.jsonl")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.notes.append(f"pairs.jsonl cannot be read ({error.strerror}).")
+        else:
+            pairs, strange = parse_pairs(rows)
+            if unreadable or strange:
+                self.notes.append(f"{unreadable + strange} line(s) of pairs.jsonl are not complete and were left out.")
+        latest = self._json("calibration.json", required=bool(pairs or log.calibrated))
+        return CalibrationData(latest, pairs, log.calibrated, log.budget_spent)
 
     def _training(self) -> TrainingCurve | None:
         try:

@@ -38,6 +38,7 @@ _STAGE_OF_EVENT = {
     "label_finished": "labelling_wait",
     "label_failed": "labelling_wait",
     "updated": "training",
+    "calibrated": "training",
     "pretrained": "training",
     "checkpoint": "io",
 }
@@ -142,6 +143,8 @@ class RunLog:
         resumed: how often the run was resumed.
         finished: whether the run came to its end.
         failed_trajectories: reason by trajectory.
+        calibrated: the "calibrated" events as they stand, one per frame that led to one.
+        budget_spent: the "label_budget_spent" event as it stands; empty without one.
         n_unreadable: lines that are no event.
     """
 
@@ -155,6 +158,8 @@ class RunLog:
     resumed: int = 0
     finished: bool = False
     failed_trajectories: Mapping[str, str] = field(default_factory=dict)
+    calibrated: tuple[Mapping[str, Any], ...] = ()
+    budget_spent: Mapping[str, Any] = field(default_factory=dict)
     n_unreadable: int = 0
 
     @property
@@ -216,6 +221,10 @@ def read_log(path: Path) -> RunLog:
             for event in events
             if event["event"] == "trajectory_failed"
         },
+        calibrated=tuple(
+            {(event.get("trajectory"), event.get("step")): event for event in _named(events, "calibrated")}.values()
+        ),
+        budget_spent=next(iter(reversed(_named(events, "label_budget_spent"))), {}),
         n_unreadable=unreadable + len(rows) - len(events),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from cycler import cycler
@@ -119,17 +119,18 @@ DARK = Theme(
 )
 
 
-def log_scale(axes: Axes, values: FloatArray) -> None:
-    """A logarithmic y axis with plain numbers: 1, 2, 5 within few decades, else the decades."""
+def log_scale(axes: Axes, values: FloatArray, which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis with plain numbers: 1, 2, 5 within few decades, else the decades."""
     positive = values[np.isfinite(values) & (values > 0)]
     if not len(positive):
         return
     decades = np.log10(positive.max() / positive.min())
-    axes.set_yscale("log")
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.yaxis if which == "y" else axes.xaxis
     subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def new_figure(width: float = 6.4, height: float = 3.7) -> Figure:
