@@ -12,6 +12,8 @@
 namespace ideal::detail {
 
 constexpr int max_l = 12;
+/// Rows of the radial table that an interval needs: quintic splines.
+constexpr int spline_terms = 6;
 /// Doubles that vector code may read or write past the end of an array.
 constexpr int overrun = 32;
 
@@ -34,14 +36,17 @@ struct BasisView {
     int l_max;
     /// (l_max + 1)^2.
     int n_harmonics;
-    /// Doubles of one quantity of a table node: (l_max + 1) n_padded rounded up to 8.
+    /// Doubles of a row of the table: (l_max + 1) n_padded rounded up to 8.
     int row_stride;
-    /// Nodes 0 ... n_intervals at equal spacing from 0 to the support.
+    /// The radial functions without taper are cardinal quintic splines on nodes r = k spacing; up to the support there
+    /// are n_intervals intervals.
     int n_intervals;
-    double inverse_spacing;
-    /// (n_intervals + 1, 3, row_stride): f_nl, spacing * f'_nl, spacing^2 * f''_nl of quintic Hermite interpolation, l
-    /// slowest. The square root of the power spectrum's prefactor is in.
+    double spacing, inverse_spacing;
+    /// (n_intervals + 6, row_stride) coefficients of f_nl, l slowest: interval k uses the rows k ... k + 5. The square root
+    /// of the power spectrum's prefactor is in.
     const double* table;
+    /// The taper falls from 1 at taper_begin to 0 at taper_begin + 1 / inverse_taper_width; no taper: both zero.
+    double taper_begin, inverse_taper_width;
     const HarmonicConstants* harmonics;
 };
 

@@ -41,50 +41,56 @@ void normalize(int count, double* __restrict x, double* __restrict y, double* __
 /// Neighbors that go through the pipeline together; their harmonics and radial rows stay in the first-level cache.
 constexpr int batch = 16;
 
+/// What the neighbors of a batch take from the rows of their interval.
 struct Interpolation {
     int interval[batch];
-    double weight[6][batch];
-    double slope[6][batch]; // d(weight)/dr
+    double weight[spline_terms][batch]; // times the taper
+    double slope[spline_terms][batch];  // d(weight)/dr
 };
 
+/// Always a whole batch: neighbors past the end get numbers that nobody reads.
 template <bool with_slope>
-IDEAL_INLINE void interpolate_weights(const BasisView& basis, const double* r, int n, Interpolation& out) {
-    const double scale = basis.inverse_spacing;
-    const int last = basis.n_intervals - 1;
-    for (int j = 0; j < n; ++j) {
-        const double position = r[j] * scale;
-        int k = static_cast<int>(position);
-        k = k < last ? k : last;
+IDEAL_INLINE void interpolate_weights(const BasisView& basis, const double* __restrict r, Interpolation& out) {
+    const double scale = basis.inverse_spacing, last = basis.n_intervals;
+    const double begin = basis.taper_begin, inverse_width = basis.inverse_taper_width;
+    for (int j = 0; j < batch; ++j) {
+        const double x = r[j] * scale, position = x < last ? x : last;
+        const int k = static_cast<int>(position);
         out.interval[j] = k;
-        const double t = position - k, t2 = t * t, t3 = t2 * t, s = 1 - t, s2 = s * s;
-        const double right = t3 * (10 + t * (-15 + 6 * t));
-        out.weight[0][j] = 1 - right;
-        out.weight[1][j] = t * s * s2 * (1 + 3 * t);
-        out.weight[2][j] = 0.5 * t2 * s * s2;
-        out.weight[3][j] = right;
-        out.weight[4][j] = -t3 * s * (1 + 3 * s);
-        out.weight[5][j] = 0.5 * t3 * s2;
+        double v = (r[j] - begin) * inverse_width;
+        v = v > 0 ? v : 0;
+        v = v < 1 ? v : 1;
+        const double taper = 1 - v * v * v * (10 + v * (-15 + 6 * v));
+        const double t = position - k, t2 = t * t, s = 1 - t, s2 = s * s;
+        const double w[spline_terms] = {(1. / 120) * s2 * s2 * s,
+                                        (1. / 120) * (1 + s * (5 + s * (10 + s * (10 + s * (5 - 5 * s))))),
+                                        (1. / 120) * (66 + t2 * (-60 + t2 * (30 - 10 * t))),
+                                        (1. / 120) * (66 + s2 * (-60 + s2 * (30 - 10 * s))),
+                                        (1. / 120) * (1 + t * (5 + t * (10 + t * (10 + t * (5 - 5 * t))))),
+                                        (1. / 120) * t2 * t2 * t};
+        for (int q = 0; q < spline_terms; ++q) out.weight[q][j] = w[q] * taper;
         if constexpr (with_slope) {
-            const double d = 30 * t2 * s2 * scale;
-            out.slope[0][j] = -d;
-            out.slope[1][j] = s2 * (1 + t * (2 - 15 * t)) * scale;
-            out.slope[2][j] = 0.5 * t * s2 * (2 - 5 * t) * scale;
-            out.slope[3][j] = d;
-            out.slope[4][j] = t2 * (-12 + t * (28 - 15 * t)) * scale;
-            out.slope[5][j] = 0.5 * t2 * s * (3 - 5 * t) * scale;
+            const double fall = -30 * v * v * (1 - v) * (1 - v) * inverse_width, steep = scale * taper;
+            const double d[spline_terms] = {(-1. / 24) * s2 * s2,
+                                            (-1. / 24) * (1 + s * (4 + s * (6 + s * (4 - 5 * s)))),
+                                            t * (-1 + t2 * (1 - (5. / 12) * t)),
+                                            s * (1 - s2 * (1 - (5. / 12) * s)),
+                                            (1. / 24) * (1 + t * (4 + t * (6 + t * (4 - 5 * t)))),
+                                            (1. / 24) * t2 * t2};
+            for (int q = 0; q < spline_terms; ++q) out.slope[q][j] = d[q] * steep + w[q] * fall;
         }
     }
 }
 
-/// One neighbor's radial functions, all l and n, from the two nodes around it.
+/// One neighbor's radial functions, all l and n.
 IDEAL_INLINE void radial_row(const BasisView& basis, const Interpolation& at, int j, double* out) {
     const int stride = basis.row_stride;
-    const double* node = basis.table + static_cast<std::size_t>(at.interval[j]) * 3 * stride;
-    Lanes w[6];
-    for (int q = 0; q < 6; ++q) w[q] = zero<lanes>() + at.weight[q][j];
+    const double* row = basis.table + static_cast<std::size_t>(at.interval[j]) * stride;
+    Lanes w[spline_terms];
+    for (int q = 0; q < spline_terms; ++q) w[q] = zero<lanes>() + at.weight[q][j];
     for (int i = 0; i < stride; i += lanes) {
-        Lanes value = w[0] * load_lanes(node + i);
-        for (int q = 1; q < 6; ++q) value += w[q] * load_lanes(node + q * stride + i);
+        Lanes value = w[0] * load_lanes(row + i);
+        for (int q = 1; q < spline_terms; ++q) value += w[q] * load_lanes(row + q * stride + i);
         store<lanes>(out + i, value);
     }
 }
@@ -92,17 +98,17 @@ IDEAL_INLINE void radial_row(const BasisView& basis, const Interpolation& at, in
 IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolation& at, int j, double* out,
                                        double* out_slope) {
     const int stride = basis.row_stride;
-    const double* node = basis.table + static_cast<std::size_t>(at.interval[j]) * 3 * stride;
-    Lanes w[6], e[6];
-    for (int q = 0; q < 6; ++q) {
+    const double* row = basis.table + static_cast<std::size_t>(at.interval[j]) * stride;
+    Lanes w[spline_terms], e[spline_terms];
+    for (int q = 0; q < spline_terms; ++q) {
         w[q] = zero<lanes>() + at.weight[q][j];
         e[q] = zero<lanes>() + at.slope[q][j];
     }
     for (int i = 0; i < stride; i += lanes) {
-        const Lanes first = load_lanes(node + i);
+        const Lanes first = load_lanes(row + i);
         Lanes value = w[0] * first, slope = e[0] * first;
-        for (int q = 1; q < 6; ++q) {
-            const Lanes f = load_lanes(node + q * stride + i);
+        for (int q = 1; q < spline_terms; ++q) {
+            const Lanes f = load_lanes(row + q * stride + i);
             value += w[q] * f;
             slope += e[q] * f;
         }
@@ -268,6 +274,30 @@ __attribute__((noinline)) void accumulate_degree(const double* Y, const double* 
     accumulate<NP, L>(Y + L * L * batch, R + L * NP, stride, begin, end, c + L * L * NP);
 }
 
+/// The degrees 0 ... L in one pass: one degree alone would wait for its few sums.
+template <int NP, int L>
+__attribute__((noinline)) void accumulate_low_degrees(const double* Y, const double* R, int stride, int begin, int end,
+                                                      double* c) {
+    constexpr int M = (L + 1) * (L + 1);
+    Row<NP> sum[M];
+    for (int m = 0; m < M; ++m) sum[m].load(c + m * NP);
+    for (int j = begin; j < end; ++j)
+        for (int l = 0; l <= L; ++l) {
+            Row<NP> radial;
+            radial.load(R + j * stride + l * NP);
+            for (int m = l * l; m < (l + 1) * (l + 1); ++m) sum[m].add(Y[m * batch + j], radial);
+        }
+    for (int m = 0; m < M; ++m) sum[m].store(c + m * NP);
+}
+
+/// Degrees that one pass can take.
+template <int NP>
+constexpr int low_degrees() {
+    int l = 0;
+    while (l < 3 && (l + 2) * (l + 2) <= (registers - 4) / Row<NP>::n_vectors) ++l;
+    return l;
+}
+
 template <int NP>
 void expand(const BasisView& basis, const NeighborView& neighbors, double* c) {
     const int stride = basis.row_stride, l_max = basis.l_max;
@@ -280,13 +310,16 @@ void expand(const BasisView& basis, const NeighborView& neighbors, double* c) {
         const int n = smaller(batch, neighbors.count - start);
         for (int i = 0; i < n; i += lanes)
             evaluate_harmonics(basis, neighbors.x + start + i, neighbors.y + start + i, neighbors.z + start + i, Y + i);
-        interpolate_weights<false>(basis, neighbors.r + start, n, at);
+        interpolate_weights<false>(basis, neighbors.r + start, at);
         for (int j = 0; j < n; ++j) radial_row(basis, at, j, R + j * stride);
         for (int begin = 0; begin < n;) { // the runs of one species in this batch
             while (neighbors.first[species + 1] <= start + begin) ++species;
             const int end = smaller(n, neighbors.first[species + 1] - start);
             double* c_species = c + static_cast<std::size_t>(species) * basis.n_harmonics * NP;
-            for (int l = 0; l <= l_max; ++l) {
+            constexpr int low = low_degrees<NP>();
+            const bool together = l_max >= low;
+            if (together) accumulate_low_degrees<NP, low>(Y, R, stride, begin, end, c_species);
+            for (int l = together ? low + 1 : 0; l <= l_max; ++l) {
 #define IDEAL_CALL(L) accumulate_degree<NP, L>(Y, R, stride, begin, end, c_species)
                 IDEAL_FOR_DEGREE(l, IDEAL_CALL)
 #undef IDEAL_CALL
@@ -378,7 +411,7 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
         // there.
         for (int start = neighbors.first[species]; start < end; start += lanes) {
             const int n = smaller(lanes, end - start);
-            interpolate_weights<true>(basis, neighbors.r + start, n, at);
+            interpolate_weights<true>(basis, neighbors.r + start, at);
             for (int j = 0; j < n; ++j) radial_row_and_slope(basis, at, j, rows + j * stride, slopes + j * stride);
             for (int i = n * stride; i < lanes * stride; ++i) rows[i] = slopes[i] = 0;
             for (int i = 0; i < stride; i += lanes) {

@@ -17,9 +17,9 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// W (n, n) lower -> panels for rows * W^T (lower) or rows * W (upper); see kernel.hpp.
-std::vector<double> pack(const std::vector<double>& W, int n, bool lower) {
+AlignedVector<double> pack(const std::vector<double>& W, int n, bool lower) {
     const int width = detail::panel_width, n_panels = (n + width - 1) / width;
-    std::vector<double> packed;
+    AlignedVector<double> packed;
     packed.reserve(static_cast<std::size_t>(n) * (n + 2 * width) / 2 + detail::overrun);
     for (int panel = 0; panel < n_panels; ++panel) {
         const int begin = lower ? 0 : panel * width;
@@ -93,7 +93,7 @@ struct MahalanobisHead : detail::Head {
     }
 
     int process(const detail::Chunk& chunk, double* features, std::size_t stride, int* active, double* adjoint,
-                std::vector<double>& z) const override {
+                AlignedVector<double>& z) const override {
         const auto& kernels = detail::kernels();
         const MahalanobisMetric& metric = *metrics[chunk.species];
         const int n = static_cast<int>(metric.dimension_);

@@ -83,7 +83,7 @@ struct Workspace {
     std::vector<NeighborSpan> spans;
     std::vector<int> first; // (chunk_size, n_species + 1)
     std::vector<int> fill;
-    std::vector<double> c, c_adjoint, features, adjoint, head_scratch;
+    AlignedVector<double> c, c_adjoint, features, adjoint, head_scratch;
     std::vector<int> active;
     std::vector<double> gx, gy, gz;
     Contribution contribution;

@@ -2,6 +2,7 @@
 // that the head wants, back to positions and strain. Nothing per pair outlives its chunk.
 #pragma once
 
+#include "ideal/aligned.hpp"
 #include "ideal/structure.hpp"
 #include "soap_basis.hpp"
 
@@ -27,7 +28,7 @@ public:
     /// Features are (size, stride) and may be overwritten. Returns how many centers want a backward pass; their
     /// positions within the chunk go to `active` and dL/d(features) to rows of `adjoint`, (count, stride).
     virtual int process(const Chunk& chunk, double* features, std::size_t stride, int* active, double* adjoint,
-                        std::vector<double>& scratch) const = 0;
+                        AlignedVector<double>& scratch) const = 0;
 };
 
 /// Largest chunk; the metric's matrix product reads its matrix once per chunk.

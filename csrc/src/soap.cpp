@@ -14,7 +14,7 @@ struct CreateHead : detail::Head {
     std::size_t n_features;
 
     int process(const detail::Chunk& chunk, double* in, std::size_t stride, int*, double*,
-                std::vector<double>&) const override {
+                AlignedVector<double>&) const override {
         for (int b = 0; b < chunk.size; ++b)
             std::copy_n(in + b * stride, n_features, features + chunk.order[b] * n_features);
         return 0;
@@ -27,7 +27,7 @@ struct PullBackHead : detail::Head {
     std::size_t n_features;
 
     int process(const detail::Chunk& chunk, double*, std::size_t stride, int* active, double* out,
-                std::vector<double>&) const override {
+                AlignedVector<double>&) const override {
         for (int b = 0; b < chunk.size; ++b) {
             active[b] = b;
             std::copy_n(adjoint + chunk.order[b] * n_features, n_features, out + b * stride);

@@ -1,6 +1,7 @@
 #include "soap_basis.hpp"
 
 #include "ideal/errors.hpp"
+#include "radial_functions.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,89 +9,6 @@
 
 namespace ideal::detail {
 namespace {
-
-// Orthonormalisation multiplies rounding errors by the condition of the overlap matrix (1e10 and more for n_max = 8),
-// so the tables are made in extended precision wherever long double has it.
-using Real = long double;
-using Matrix = std::vector<Real>; // (n, n), row-major
-
-const Real pi = std::acos(Real(-1));
-/// DScribe's threshold: primitives have decayed to it at their radius a_n, and the Gaussian of an atom at the support.
-constexpr double decay = 1e-3;
-
-/// Eigenvalues and eigenvectors (columns of U) of a symmetric matrix by cyclic Jacobi rotations.
-void diagonalize(Matrix& A, Matrix& U, int n) {
-    U.assign(n * n, 0);
-    for (int i = 0; i < n; ++i) U[i * n + i] = 1;
-    for (int sweep = 0; sweep < 100; ++sweep) {
-        Real off = 0, all = 0;
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j) {
-                all += A[i * n + j] * A[i * n + j];
-                if (i != j) off += A[i * n + j] * A[i * n + j];
-            }
-        if (off <= all * Real(1e-44)) return;
-        for (int p = 0; p < n; ++p)
-            for (int q = p + 1; q < n; ++q) {
-                const Real apq = A[p * n + q];
-                if (apq == 0) continue;
-                const Real theta = (A[q * n + q] - A[p * n + p]) / (2 * apq);
-                const Real t = (theta >= 0 ? 1 : -1) / (std::abs(theta) + std::sqrt(theta * theta + 1));
-                const Real c = 1 / std::sqrt(t * t + 1), s = t * c;
-                for (int k = 0; k < n; ++k) {
-                    const Real akp = A[k * n + p], akq = A[k * n + q];
-                    A[k * n + p] = c * akp - s * akq;
-                    A[k * n + q] = s * akp + c * akq;
-                }
-                for (int k = 0; k < n; ++k) {
-                    const Real apk = A[p * n + k], aqk = A[q * n + k];
-                    A[p * n + k] = c * apk - s * aqk;
-                    A[q * n + k] = s * apk + c * aqk;
-                }
-                for (int k = 0; k < n; ++k) {
-                    const Real ukp = U[k * n + p], ukq = U[k * n + q];
-                    U[k * n + p] = c * ukp - s * ukq;
-                    U[k * n + q] = s * ukp + c * ukq;
-                }
-            }
-    }
-}
-
-/// beta = S^(-1/2), symmetric (Löwdin).
-Matrix inverse_square_root(Matrix S, int n, int l) {
-    Matrix U;
-    diagonalize(S, U, n);
-    Real largest = 0, least = S[0];
-    for (int i = 0; i < n; ++i) {
-        largest = std::max(largest, S[i * n + i]);
-        least = std::min(least, S[i * n + i]);
-    }
-    if (!(least > largest * Real(1e-17))) {
-        std::ostringstream message;
-        message << "the radial basis is linearly dependent to rounding at n_max = " << n << ", l = " << l
-                << "; use a smaller n_max (8 is usual) or a larger r_cut";
-        throw ConfigError(message.str());
-    }
-    Matrix beta(n * n, 0);
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j)
-            for (int k = 0; k < n; ++k) beta[i * n + j] += U[i * n + k] * U[j * n + k] / std::sqrt(S[k * n + k]);
-    return beta;
-}
-
-/// Value, first and second derivative.
-struct Jet {
-    Real f = 0, d1 = 0, d2 = 0;
-};
-
-/// 1 inside, 0 at the support, a quintic smoothstep over the last `width`.
-Jet taper(Real r, Real support, Real width) {
-    if (width <= 0 || r <= support - width) return {1, 0, 0};
-    if (r >= support) return {0, 0, 0};
-    const Real t = (r - (support - width)) / width, s = 1 - t;
-    return {1 - t * t * t * (10 + t * (-15 + 6 * t)), -30 * t * t * s * s / width,
-            -60 * t * s * (s - t) / (width * width)};
-}
 
 void fill_harmonic_constants(HarmonicConstants& out) {
     auto norm = [](int l, int m) {
@@ -109,6 +27,35 @@ void fill_harmonic_constants(HarmonicConstants& out) {
             if (l > m + 1)
                 out.back[l][m] = static_cast<double>((l + m - 1) / Real(l - m) * norm(l, m) / norm(l - 2, m));
             out.slope[l][m] = static_cast<double>(norm(l, m) / norm(l, m + 1));
+        }
+}
+
+/// The matrix that takes coefficients of the cardinal quintic spline to its values at the nodes, (1, 26, 66, 26, 1) / 120
+/// per row, as its factors L U without pivoting: (n_nodes, 5).
+std::vector<Real> spline_bands(int n_nodes) {
+    const Real row[5] = {Real(1) / 120, Real(26) / 120, Real(66) / 120, Real(26) / 120, Real(1) / 120};
+    std::vector<Real> A(static_cast<std::size_t>(n_nodes) * 5);
+    for (int i = 0; i < n_nodes; ++i) std::copy_n(row, 5, &A[i * 5]);
+    for (int i = 0; i < n_nodes; ++i)
+        for (int k = 1; k <= 2 && i + k < n_nodes; ++k) {
+            Real* below = &A[(i + k) * 5];
+            const Real factor = below[2 - k] / A[i * 5 + 2];
+            below[2 - k] = factor;
+            for (int q = 1; q <= 2; ++q) below[2 - k + q] -= factor * A[i * 5 + 2 + q];
+        }
+    return A;
+}
+
+/// Values at the nodes -> coefficients, n functions side by side.
+void solve_bands(const std::vector<Real>& A, std::vector<Real>& c, int n) {
+    const int n_nodes = static_cast<int>(A.size() / 5);
+    for (int i = 0; i < n_nodes; ++i)
+        for (int k = 1; k <= 2 && i >= k; ++k)
+            for (int q = 0; q < n; ++q) c[i * n + q] -= A[i * 5 + 2 - k] * c[(i - k) * n + q];
+    for (int i = n_nodes - 1; i >= 0; --i)
+        for (int q = 0; q < n; ++q) {
+            for (int k = 1; k <= 2 && i + k < n_nodes; ++k) c[i * n + q] -= A[i * 5 + 2 + k] * c[(i + k) * n + q];
+            c[i * n + q] /= A[i * 5 + 2];
         }
 }
 
@@ -150,70 +97,44 @@ SoapBasis::SoapBasis(const SoapParameters& p) : parameters(p) {
     const std::size_t m = p.numbers.size() * static_cast<std::size_t>(p.n_max);
     n_features = m * (m + 1) / 2 * static_cast<std::size_t>(p.l_max + 1);
 
-    // The error of quintic Hermite interpolation grows as (spacing / shortest wavelength)^6. The shortest length is
-    // that of the smeared Gaussian or of the n_max-th oscillation.
-    const double length = std::min(0.05 * p.sigma, 0.04 * p.r_cut / p.n_max);
-    const double spacing = std::min(0.03, length);
-    view.n_intervals = static_cast<int>(std::ceil(support / spacing));
-    view.inverse_spacing = view.n_intervals / support;
-    if (p.taper) { // a whole number of intervals, so that the taper's kink in the third derivative is at a node
-        const double intervals = std::max(1.0, std::round(0.5 * padding * view.inverse_spacing));
-        taper_width = intervals / view.inverse_spacing;
+    // The error of the spline grows as (spacing / shortest wavelength)^6. The shortest length is that of the smeared
+    // Gaussian or of the n_max-th oscillation.
+    view.spacing = std::min({0.05 * p.sigma, 0.04 * p.r_cut / p.n_max, 0.03});
+    view.inverse_spacing = 1 / view.spacing;
+    view.n_intervals = static_cast<int>(std::ceil(support / view.spacing));
+    if (p.taper) {
+        taper_width = 0.5 * padding;
+        view.taper_begin = support - taper_width;
+        view.inverse_taper_width = 1 / taper_width;
     }
-    tabulate_radial_functions();
+    tabulate(GaussianOrbitals(p));
 }
 
-void SoapBasis::tabulate_radial_functions() {
-    const int n = parameters.n_max, stride = view.row_stride;
-    const Real r_cut = parameters.r_cut, sigma = parameters.sigma, eta = 1 / (2 * sigma * sigma);
-    const Real spacing = Real(support) / view.n_intervals;
-    table_.assign(static_cast<std::size_t>(view.n_intervals + 1) * 3 * stride + overrun, 0.0);
+void SoapBasis::tabulate(const RadialFunctions& functions) {
+    // Coefficients of the interpolating spline on nodes that run on far beyond both ends, where the functions are
+    // analytic too: what happens at the ends of the nodes decays by 0.43 per node.
+    constexpr int beyond = 90;
+    const int n = parameters.n_max, stride = view.row_stride, n_nodes = view.n_intervals + 1 + 2 * beyond;
+    const int n_rows = view.n_intervals + spline_terms;
+    table_.assign(static_cast<std::size_t>(n_rows) * stride + overrun, 0.0);
+    self.assign(view.n_padded, 0.0);
+    const std::vector<Real> bands = spline_bands(n_nodes);
+    std::vector<Real> c(static_cast<std::size_t>(n_nodes) * n);
     for (int l = 0; l <= parameters.l_max; ++l) {
-        std::vector<Real> alpha(n), exponent(n), prefactor(n);
-        for (int k = 0; k < n; ++k) {
-            const Real a = n > 1 ? 1 + (r_cut - 1) * k / (n - 1) : Real(1);
-            alpha[k] = -std::log(Real(decay) / std::pow(a, Real(l))) / (a * a);
-            exponent[k] = alpha[k] / (1 + alpha[k] / eta);
-            prefactor[k] = std::pow(pi / eta, Real(1.5)) * std::pow(1 + alpha[k] / eta, -(l + Real(1.5)));
-        }
-        Matrix S(n * n);
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j < n; ++j)
-                S[i * n + j] = Real(0.5) * std::tgamma(l + Real(1.5)) * std::pow(alpha[i] + alpha[j], -(l + Real(1.5)));
-        const Matrix beta = inverse_square_root(S, n, l);
         const Real root = std::sqrt(pi * std::sqrt(Real(8) / (2 * l + 1))); // of the power spectrum's prefactor
-        for (int node = 0; node <= view.n_intervals; ++node) {
-            const Real r = node * spacing;
-            auto power = [&](int exponent_of_r) {
-                return exponent_of_r < 0 ? Real(0) : std::pow(r, Real(exponent_of_r));
-            };
-            const Jet window = taper(node == view.n_intervals ? Real(support) : r, support, taper_width);
-            std::vector<Jet> primitive(n);
-            for (int k = 0; k < n; ++k) {
-                const Real b = exponent[k], g = root * prefactor[k] * std::exp(-b * r * r);
-                primitive[k].f = g * power(l);
-                primitive[k].d1 = g * (l * power(l - 1) - 2 * b * power(l + 1));
-                primitive[k].d2 =
-                    g * (l * (l - 1) * power(l - 2) - 2 * b * (2 * l + 1) * power(l) + 4 * b * b * power(l + 2));
-            }
-            double* out = table_.data() + static_cast<std::size_t>(node) * 3 * stride + l * view.n_padded;
-            for (int i = 0; i < n; ++i) {
-                Jet f;
-                for (int k = 0; k < n; ++k) {
-                    f.f += beta[i * n + k] * primitive[k].f;
-                    f.d1 += beta[i * n + k] * primitive[k].d1;
-                    f.d2 += beta[i * n + k] * primitive[k].d2;
-                }
-                out[i] = static_cast<double>(f.f * window.f);
-                out[stride + i] = static_cast<double>(spacing * (f.d1 * window.f + f.f * window.d1));
-                out[2 * stride + i] =
-                    static_cast<double>(spacing * spacing * (f.d2 * window.f + 2 * f.d1 * window.d1 + f.f * window.d2));
-            }
+        for (int node = 0; node < n_nodes; ++node) {
+            functions.evaluate(l, (node - beyond) * Real(view.spacing), &c[node * n]);
+            for (int i = 0; i < n; ++i) c[node * n + i] *= root;
         }
+        if (l == 0)
+            for (int i = 0; i < n; ++i) self[i] = static_cast<double>(harmonics_.start[0] * c[beyond * n + i]);
+        solve_bands(bands, c, n);
+        for (int row = 0; row < n_rows; ++row)
+            for (int i = 0; i < n; ++i)
+                table_[static_cast<std::size_t>(row) * stride + l * view.n_padded + i] =
+                    static_cast<double>(c[(row + beyond - 2) * n + i]);
     }
     view.table = table_.data();
-    self.assign(view.n_padded, 0.0);
-    for (int i = 0; i < n; ++i) self[i] = harmonics_.start[0] * table_[i];
 }
 
 std::vector<int> SoapBasis::species_of(const Structure& structure) const {

@@ -1,12 +1,15 @@
 // The tables behind a descriptor: radial functions, harmonic constants, species.
 #pragma once
 
+#include "ideal/aligned.hpp"
 #include "ideal/soap.hpp"
 #include "kernel.hpp"
 
 #include <vector>
 
 namespace ideal::detail {
+
+class RadialFunctions;
 
 struct SoapBasis {
     explicit SoapBasis(const SoapParameters& parameters);
@@ -28,9 +31,9 @@ struct SoapBasis {
     BasisView view{};
 
 private:
-    void tabulate_radial_functions();
+    void tabulate(const RadialFunctions& functions);
 
-    std::vector<double> table_;
+    AlignedVector<double> table_;
     HarmonicConstants harmonics_{};
 };
 

@@ -9,6 +9,7 @@
 // A species with fewer than two environments, or whose environments are all the same to 12 digits, has u = infinity.
 #pragma once
 
+#include "ideal/aligned.hpp"
 #include "ideal/distribution.hpp"
 #include "ideal/soap.hpp"
 #include "ideal/structure.hpp"
@@ -41,7 +42,7 @@ private:
     std::size_t dimension_ = 0;
     std::vector<double> mean_;
     // W = L^-1 with L L^T = Sigma + ridge I, once packed for v -> W v, once for z -> W^T z (see src/kernel.hpp).
-    std::vector<double> forward_, backward_;
+    AlignedVector<double> forward_, backward_;
 };
 
 /// L = sum over centers k of weight_k * max(0, u_k^2 - floor_k).
