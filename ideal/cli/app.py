@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import check, init, look, run, tools
+from ideal.cli import calibrate, check, init, look, run, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table
 
 app = typer.Typer(
@@ -122,6 +122,13 @@ _add(
     "ideal-run train labelled.extxyz --output model",
     "ideal-run train new.extxyz --from model --output model-2 --epochs 20",
     "ideal-run train labelled.extxyz -o model --set model.units=64",
+)
+_add(
+    calibrate.calibrate,
+    _TOOLS,
+    "ideal-run calibrate labelled.extxyz --model runs/li",
+    "ideal-run calibrate labelled.extxyz -m runs/li --force-error 0.1",
+    "ideal-run calibrate test.extxyz -m model -u u.safetensors --per-species",
 )
 _add(
     init.schema,

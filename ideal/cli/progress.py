@@ -17,6 +17,7 @@ STAGES = {
     "pretrain": "training on the initial data",
     "distribution": "building the distribution",
     "dynamics": "dynamics",
+    "final_audit": "auditing the last stretch",
     "evaluation": "evaluating on the held-out frames",
 }
 ENDED = ("finished", "failed")

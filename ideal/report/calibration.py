@@ -44,8 +44,8 @@ class Interval:
     def read(cls, content: Any) -> Interval:
         """From a mapping with ``value``, ``low``, ``high``, ``reason``, or from a plain number."""
         if isinstance(content, Mapping):
-            ends = (number(content.get(name)) for name in ("value", "low", "high"))
-            return cls(*ends, reason=str(content.get("reason") or ""))
+            value, low, high = (number(content.get(name)) for name in ("value", "low", "high"))
+            return cls(value, low, high, str(content.get("reason") or ""))
         return cls(number(content))
 
     @property

@@ -15,6 +15,10 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from ideal.records import FloatArray
 from ideal.report.style import Theme, clear_markers, log_scale, new_figure
+from ideal.uncertainty.assessment import CalibrationCurve
+
+CONFIDENCES = (0.02, *(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
+"""Nominal coverages of the right panel."""
 
 _MANY = 1500  # a single group of more points than this is drawn as a density
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
@@ -42,12 +46,20 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Curve:
-    """Observed coverage for every nominal one; all (n,), between 0 and 1. NaN limits: there is no interval."""
+    """Observed coverage for every nominal one (`CONFIDENCES`); all (n,), between 0 and 1. NaN limits: no interval."""
 
     nominal: FloatArray
     observed: FloatArray
     low: FloatArray
     high: FloatArray
+
+    @classmethod
+    def of(cls, curve: CalibrationCurve) -> Curve | None:
+        """From the statistics; None where no nominal coverage has a finite bound."""
+        columns = (curve.nominal, curve.observed, curve.low, curve.high)
+        arrays = [np.array([math.nan if value is None else value for value in column]) for column in columns]
+        known = np.isfinite(arrays[1])
+        return cls(*(array[known] for array in arrays)) if known.any() else None
 
 
 @dataclass(frozen=True)
@@ -98,11 +110,10 @@ def _errors(axes: Axes, clouds: Sequence[Cloud], lines: Lines, theme: Theme) -> 
         np.array([value for value in values if math.isfinite(value) and value > 0])
         for values in ([lines.threshold], [lines.force_error])
     )
-    log_scale(axes, np.concatenate([every_u, marks_u]), "x")
     # A few nearly exact forces would stretch the axis over empty decades.
     bottom = max(float(every_error.min()), 0.3 * float(np.quantile(every_error, 0.01)))
     shown_error = np.concatenate([every_error[every_error >= bottom], marks_error])
-    log_scale(axes, shown_error, "y")
+    axes.set(xscale="log", yscale="log")
     axes.set_xlim(*_margins(np.concatenate([every_u, marks_u])))
     axes.set_ylim(*_margins(shown_error))
     for cloud, (u, error) in zip(clouds, points, strict=True):
@@ -123,6 +134,8 @@ def _errors(axes: Axes, clouds: Sequence[Cloud], lines: Lines, theme: Theme) -> 
                 zorder=2,
             )
     _lines(axes, lines, theme)
+    log_scale(axes, np.concatenate([every_u, marks_u]), "x")  # the density has its own idea of ticks
+    log_scale(axes, shown_error, "y")
     axes.set_xlabel("uncertainty u")
     axes.set_ylabel("force error |ΔF| (eV/Å)")
     handles, names = axes.get_legend_handles_labels()
@@ -147,14 +160,16 @@ def _density(axes: Axes, u: FloatArray, error: FloatArray, theme: Theme) -> None
         u, error, gridsize=(46, 30), xscale="log", yscale="log", mincnt=1, cmap=colors, norm=LogNorm(), linewidths=0.1
     )
     axes.grid(visible=True)
-    bar = axes.figure.colorbar(hexagons, ax=axes, pad=0.02, aspect=30)
+    bar = axes.figure.colorbar(hexagons, ax=axes, pad=0.02, aspect=30, format="%g")
+    bar.ax.minorticks_off()
     bar.set_label("atoms")
     bar.outline.set_visible(False)
 
 
 def _blend(one: str, other: str, share: float) -> str:
     """A color between two, ``share`` of the way."""
-    return to_hex((1 - share) * np.array(to_rgb(one)) + share * np.array(to_rgb(other)))
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(to_rgb(one), to_rgb(other), strict=True))
+    return to_hex((red, green, blue))
 
 
 def _lines(axes: Axes, lines: Lines, theme: Theme) -> None:
@@ -210,8 +225,8 @@ def _coverage(axes: Axes, curve: Curve | None, confidence: float, theme: Theme) 
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MultipleLocator(0.25))
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("nominal coverage of the bound")
-    axes.set_ylabel("observed on cells kept apart")
+    axes.set_xlabel("nominal coverage")
+    axes.set_ylabel("observed coverage, cells kept apart")
 
 
 def _margins(values: FloatArray) -> tuple[float, float]:

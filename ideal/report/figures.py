@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
-import matplotlib as mpl
-
-from ideal.report import figures_dynamics, figures_learning
+from ideal.report import figures_calibration, figures_dynamics, figures_learning
 from ideal.report.data import RunData
 from ideal.report.derived import Derived
 from ideal.report.drawing import Drawing, NotDrawnError
-from ideal.report.style import DARK, LIGHT, Theme, to_png
+from ideal.report.style import DARK, LIGHT, Theme, themed, to_png
 
-SECTIONS = ("Accuracy", "Dynamics", "Structure", "Labels and embedding", "Cost")
+UNCERTAINTY = "Uncertainty in eV/Å"
+SECTIONS = ("Accuracy", UNCERTAINTY, "Dynamics", "Structure", "Labels and embedding", "Cost")
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,31 @@ FIGURES: tuple[FigureSpec, ...] = (
         "Training",
         "Mean absolute errors that the trainer reports, epoch by epoch.",
         figures_learning.training,
+    ),
+    FigureSpec(
+        "calibration",
+        UNCERTAINTY,
+        "True force errors against u",
+        "Left: atoms of labelled cells, each compared with the model that had not learned it yet. Upper left, wrong by "
+        "more than the tolerance at a u below the threshold: missed errors. Right: a bound from half of the cells, "
+        "tested on the other half; on the line it keeps what it promises.",
+        figures_calibration.errors_by_uncertainty,
+    ),
+    FigureSpec(
+        "threshold",
+        UNCERTAINTY,
+        "Threshold and bound over the run",
+        "Every time labels arrive they are compared with the model before it learns them. Filled points: calibrated; "
+        "hollow: too few labels had been compared.",
+        figures_calibration.threshold_history,
+    ),
+    FigureSpec(
+        "audit",
+        UNCERTAINTY,
+        "What the audits say",
+        "From labels of atoms drawn at random out of those held for certain: the share whose force error exceeds the "
+        "tolerance, and the mean force error of the whole trajectory. Shaded: confidence interval.",
+        figures_calibration.audit_history,
     ),
     FigureSpec(
         "temperature",
@@ -170,6 +193,6 @@ def render(run: RunData, derived: Derived) -> Iterator[RenderedFigure | MissingF
 
 
 def _draw(spec: FigureSpec, run: RunData, derived: Derived, theme: Theme) -> tuple[bytes, str]:
-    with mpl.rc_context(cast(Any, theme.parameters)):
+    with themed(theme):
         drawing = spec.draw(run, derived, theme)
         return to_png(drawing.figure), drawing.alt

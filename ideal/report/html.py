@@ -18,8 +18,9 @@ from markupsafe import Markup
 import ideal
 from ideal.report.data import RunData
 from ideal.report.derived import Derived
-from ideal.report.figures import SECTIONS, MissingFigure, RenderedFigure
+from ideal.report.figures import SECTIONS, UNCERTAINTY, MissingFigure, RenderedFigure
 from ideal.report.summary import tables, tiles
+from ideal.report.words import calibration_sentences
 
 
 def page(run: RunData, derived: Derived, figures: Sequence[RenderedFigure | MissingFigure]) -> str:
@@ -35,7 +36,12 @@ def page(run: RunData, derived: Derived, figures: Sequence[RenderedFigure | Miss
     """
     drawn = [figure for figure in figures if isinstance(figure, RenderedFigure)]
     missing = [figure for figure in figures if isinstance(figure, MissingFigure)]
-    sections = [(name, members) for name in SECTIONS if (members := [f for f in drawn if f.spec.section == name])]
+    texts = {UNCERTAINTY: calibration_sentences(run.calibration.latest, run.calibration.budget)}
+    sections = [
+        (name, texts.get(name, ()), members)
+        for name in SECTIONS
+        if (members := [f for f in drawn if f.spec.section == name]) or texts.get(name)
+    ]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["png"] = _data_uri
     environment.filters["size"] = png_size

@@ -46,6 +46,7 @@ _STAGE_OF_START_UP = {
     "initial_labels": "labelling_wait",
     "pretrain": "training",
     "distribution": "uncertainty",
+    "final_audit": "labelling_wait",
     "evaluation": "evaluation",
 }
 

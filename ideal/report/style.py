@@ -7,9 +7,11 @@ the dark theme lightens them. Roles, not colors, are named where something is dr
 from __future__ import annotations
 
 import io
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -131,6 +133,11 @@ def log_scale(axes: Axes, values: FloatArray, which: Literal["x", "y"] = "y") ->
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def themed(theme: Theme) -> AbstractContextManager[None]:
+    """Within the block, figures are made in the colors and sizes of a theme."""
+    return mpl.rc_context(cast(Any, theme.parameters))
 
 
 def new_figure(width: float = 6.4, height: float = 3.7) -> Figure:

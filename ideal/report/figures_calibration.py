@@ -1,0 +1,151 @@
+"""Figures of what u means in eV/Å: true errors against u, the threshold over the run, what the audits say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ideal.errors import IdealError
+from ideal.records import BoolArray, FloatArray
+from ideal.report.calibration import Pairs
+from ideal.report.calibration_plot import CONFIDENCES, Cloud, Curve, Lines, draw_calibration, drawable
+from ideal.report.data import RunData
+from ideal.report.derived import Derived
+from ideal.report.drawing import Drawing, NotDrawnError
+from ideal.report.log import number
+from ideal.report.style import Theme, legend_above, new_figure
+from ideal.uncertainty.assessment import calibration_curve
+
+
+def errors_by_uncertainty(run: RunData, derived: Derived, theme: Theme) -> Drawing:
+    """Force error against u of every compared atom, by the kind of its label, and the coverage of the bound."""
+    pairs, latest = run.calibration.pairs, run.calibration.latest
+    if pairs is None:
+        raise NotDrawnError("no label has been compared with a model that had not learned it")
+    clouds = _clouds(pairs, theme)
+    if not any(len(drawable(cloud)[0]) for cloud in clouds):
+        raise NotDrawnError("no compared atom has a finite u and a force error")
+    scale = number(latest.get("scale")) if latest.get("ready") else math.nan
+    lines = Lines(
+        scale=scale,
+        confidence=number(latest.get("confidence")),
+        force_error=number(latest.get("force_error")),
+        threshold=number(latest.get("threshold")),
+    )
+    figure = draw_calibration(clouds, lines, _curve(pairs), theme)
+    kinds = ", ".join(f"{pairs.n_cells(kind)} {kind}" for kind in ("validation", "selected", "audit"))
+    bound = f"; the bound is {scale:.3g} eV/Å per unit of u" if math.isfinite(scale) else "; not calibrated yet"
+    return Drawing(
+        figure, f"Force error against uncertainty u of {len(pairs):,} atoms in labelled cells ({kinds}){bound}."
+    )
+
+
+def _clouds(pairs: Pairs, theme: Theme) -> list[Cloud]:
+    drawn = pairs.of("audit") & pairs.center
+    groups = (
+        ("validation", pairs.of("validation"), theme.muted, 6.0, "o"),
+        ("selected: u was high", pairs.of("selected"), theme.before, 7.0, "^"),
+        ("audit: around it", pairs.of("audit") & ~pairs.center, theme.after, 7.0, "s"),
+        ("audit: the atom drawn", drawn, theme.ink, 30.0, "D"),
+    )
+    return [
+        Cloud(name, pairs.u[mask], pairs.error[mask], color, size, marker)
+        for name, mask, color, size, marker in groups
+        if mask.any()
+    ]
+
+
+def _curve(pairs: Pairs) -> Curve | None:
+    finite = np.isfinite(pairs.u) & np.isfinite(pairs.error)
+    try:
+        u, error, cell = pairs.u[finite], pairs.error[finite], pairs.cell[finite]
+        return Curve.of(calibration_curve(u, error, cell, confidences=CONFIDENCES))
+    except IdealError:  # too few cells, which the figure says
+        return None
+
+
+def threshold_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
+    """The threshold of u and the bound per unit of u, comparison by comparison."""
+    history = run.calibration
+    if not history.history:
+        raise NotDrawnError("the run has not compared labels with its model")
+    ready = np.array([bool(event.get("ready")) for event in history.history])
+    threshold, scale = history.column("threshold"), history.column("scale")
+    x = np.arange(1.0, len(ready) + 1)
+    figure = new_figure(height=4.4)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot(x, history.column("in_distribution"), color=theme.muted, linestyle=(0, (4, 2)), label="in distribution")
+    for axes, values, color, name in (
+        (top, threshold, theme.limit, "threshold"),
+        (bottom, scale, theme.series[0], "bound per unit of u"),
+    ):
+        axes.plot(x, values, color=color, label=name, linewidth=1.2)
+        _marked(axes, x, values, ready, color, theme)
+        axes.set_ylim(bottom=0)
+    top.set_ylabel("threshold of u")
+    bottom.set_ylabel("bound per unit of u\n(eV/Å)")
+    bottom.set_xlabel("comparison with new labels")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    legend_above(top)
+    figure.align_ylabels()
+    first = f"calibrated from comparison {int(x[ready][0])} on" if ready.any() else "never calibrated"
+    return Drawing(
+        figure,
+        f"Threshold of u over {len(x)} comparisons: from {threshold[0]:.3g} to {threshold[-1]:.3g}, {first}.",
+    )
+
+
+def audit_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
+    """What the audits say, with confidence intervals, as they come in."""
+    history = run.calibration
+    missed, force = (_estimates(run, name) for name in ("missed_error_rate", "force_error"))
+    if not (np.isfinite(missed).any() or np.isfinite(force).any()):
+        raise NotDrawnError("no audit has been labelled")
+    x = np.arange(1, len(history.history) + 1)
+    figure = new_figure(height=4.4)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for axes, (value, low, high), label in (
+        (top, missed, "missed errors"),
+        (bottom, force, "force error (eV/Å)"),
+    ):
+        axes.fill_between(x, low, high, color=theme.series[0], alpha=0.22, linewidth=0, step="mid")
+        axes.plot(x, value, color=theme.series[0], marker="o", markersize=4)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    top.yaxis.set_major_formatter(PercentFormatter(1.0))
+    tops = missed[2][np.isfinite(missed[2])]
+    top.set_ylim(0, min(1.0, 1.1 * float(tops.max())) if len(tops) and tops.max() > 0 else 1.0)
+    bottom.set_xlabel("comparison with new labels")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    figure.align_ylabels()
+    words = [
+        f"{name} between {scale * low[-1]:.3g} and {scale * high[-1]:.3g} {unit}"
+        for name, (_, low, high), scale, unit in (
+            ("missed errors", missed, 100, "%"),
+            ("mean force error", force, 1, "eV/Å"),
+        )
+        if math.isfinite(low[-1]) and math.isfinite(high[-1])
+    ]
+    return Drawing(figure, f"Audit estimates over {len(x)} comparisons; at the end: {', '.join(words) or 'no limits'}.")
+
+
+def _estimates(run: RunData, name: str) -> FloatArray:
+    """(3, n_events): value, low, high."""
+    return np.array([run.calibration.column(key) for key in (name, f"{name}_low", f"{name}_high")])
+
+
+def _marked(axes: Axes, x: FloatArray, values: FloatArray, ready: BoolArray, color: str, theme: Theme) -> None:
+    """Filled points where the calibration was ready, hollow ones where it was not."""
+    for mask, face in ((ready, color), (~ready, theme.paper)):
+        axes.plot(
+            x[mask],
+            values[mask],
+            linestyle="none",
+            marker="o",
+            markersize=4.5,
+            markerfacecolor=face,
+            markeredgecolor=color,
+        )

@@ -1,0 +1,209 @@
+"""What a run knows about its errors, in sentences that claim no more than the numbers allow.
+
+Everything here takes the content of ``calibration.json`` (or of a "calibrated" event) as a mapping; what it does not
+hold is not said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ideal.report.calibration import Interval
+from ideal.report.log import number
+
+_FEW = 10
+"""Below this many audits only the ends of an interval are told: the estimate itself would be read as a measurement."""
+
+_SOURCES = {
+    "calibrated": "from the calibration",
+    "quantile": "the held-out quantile of u times its factor",
+    "moving_average": "the moving average of the largest u",
+    "fixed": "the value of the configuration",
+}
+
+
+def calibration_sentences(latest: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> list[str]:
+    """The findings of a run as sentences.
+
+    Args:
+        latest: content of ``calibration.json``; may be empty.
+        budget: the "label_budget_spent" event, if there was one.
+
+    Example:
+        >>> calibration_sentences({"threshold": 2.4, "ready": False, "threshold_source": "fixed", "n_pairs": 0})[0]
+        'An atom counted as uncertain where u exceeded 2.4 (the value of the configuration).'
+    """
+    said = []
+    if latest:
+        said += [*_threshold(latest), *_assessment(latest), *_slopes(latest), *_audit(latest)]
+    if budget:
+        said.append(budget_sentence(budget))
+    return said
+
+
+def budget_sentence(event: Mapping[str, Any]) -> str:
+    """That the labels of ``engine.max_labels`` are used up, and what follows."""
+    where = f" at step {event['step']} of {event['trajectory']}" if event.get("trajectory") else ""
+    return (
+        f"The label budget (engine.max_labels: {event.get('limit', '?')}) was spent{where}: from there on uncertain "
+        "atoms were neither labelled nor learned."
+    )
+
+
+def calibration_line(event: Mapping[str, Any]) -> str:
+    """One short line for the terminal: the threshold and what it means, and what the audits say.
+
+    Args:
+        event: a "calibrated" event.
+
+    Example:
+        >>> calibration_line({"threshold": 2.0, "scale": 0.075, "ready": True, "threshold_source": "calibrated"})
+        'threshold u 2.00: force error below 0.150 eV/Å'
+    """
+    threshold, scale = number(event.get("threshold")), number(event.get("scale"))
+    text = f"threshold u {threshold:.2f}"
+    if event.get("ready") and math.isfinite(scale):
+        text += f": force error below {threshold * scale:.3f} eV/Å"
+    else:
+        text += f" ({event.get('threshold_source', '?')}), not calibrated yet: {event.get('n_pairs', 0)} pairs"
+    missed, force = _flat(event, "missed_error_rate"), _flat(event, "force_error")
+    if missed.bounded or force.bounded:
+        text += "; audit: "
+        parts = []
+        if missed.bounded:
+            parts.append(f"missed errors {_percent(missed.low)} to {_percent(missed.high)}")
+        if force.bounded:
+            parts.append(f"force error {force.low:.3f} to {force.high:.3f} eV/Å")
+        text += ", ".join(parts)
+    return text
+
+
+def _flat(event: Mapping[str, Any], name: str) -> Interval:
+    return Interval.read({"value": event.get(name), "low": event.get(f"{name}_low"), "high": event.get(f"{name}_high")})
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def _threshold(latest: Mapping[str, Any]) -> Iterator[str]:
+    threshold, scale = number(latest.get("threshold")), number(latest.get("scale"))
+    source = str(latest.get("threshold_source", ""))
+    ready = bool(latest.get("ready")) and math.isfinite(scale)
+    if math.isfinite(threshold):
+        how = _SOURCES.get(source, source)
+        yield f"An atom counted as uncertain where u exceeded {threshold:.3g}" + (f" ({how})." if how else ".")
+    cells = latest.get("n_cells") or {}
+    compared = f"{latest.get('n_pairs', 0):,} atoms" + (
+        " of " + ", ".join(f"{count} {kind}" for kind, count in cells.items() if count) + " cells"
+        if any(cells.values())
+        else ""
+    )
+    if not ready:
+        yield (
+            f"Too few labels were compared with the model that had not learned them ({compared}) for a calibration: "
+            "this threshold has no meaning in eV/Å."
+        )
+        return
+    confidence = number(latest.get("confidence"))
+    share = f"for {100 * confidence:g} % of the environments " if math.isfinite(confidence) else ""
+    yield (
+        f"Compared with {compared}, the force error stays {share}below u times {scale:.3g} eV/Å; at the threshold that "
+        f"is {scale * threshold:.3g} eV/Å."
+    )
+    target = number(latest.get("force_error"))
+    if source == "calibrated" and math.isfinite(target) and scale * threshold < 0.99 * target:
+        yield (
+            f"The tolerance of {target:g} eV/Å would allow u up to {target / scale:.3g}, but no label has been "
+            "compared there: the threshold stays where the labels are."
+        )
+
+
+def _assessment(latest: Mapping[str, Any]) -> Iterator[str]:
+    content = latest.get("assessment")
+    if not isinstance(content, Mapping):
+        return
+    coverage, tpr, ppv, auc = (Interval.read(content.get(name)) for name in ("coverage", "tpr", "ppv", "auc"))
+    confidence = number(latest.get("confidence"))
+    if coverage.known:
+        asked = f"; {100 * confidence:g} % was asked for" if math.isfinite(confidence) else ""
+        yield f"The bound held for {_percent(coverage.value)} of the compared atoms{_between(coverage)}{asked}."
+    target = number(content.get("force_error", latest.get("force_error")))
+    wrong = f"with a force error above {target:g} eV/Å" if math.isfinite(target) else "with a large force error"
+    if tpr.known:
+        yield f"Of the compared atoms {wrong}, u found {_percent(tpr.value)}{_between(tpr)}."
+    if ppv.known:
+        yield f"Of the atoms that u flagged, {_percent(ppv.value)}{_between(ppv)} were truly wrong by that much."
+    if auc.known:
+        span = f" ({auc.low:.2f} to {auc.high:.2f})" if auc.bounded else ""
+        yield (
+            f"Ranking (AUC): an atom {wrong} has a higher u than one without in {100 * auc.value:.0f} of 100 pairs, "
+            f"AUC {auc.value:.2f}{span}; 0.5 would be chance."
+        )
+
+
+def _slopes(latest: Mapping[str, Any]) -> Iterator[str]:
+    parts = []
+    for name, scale, unit in (("energy", 1000.0, "meV/atom"), ("stress", 1.0, "GPa")):
+        slope = number(latest.get(f"{name}_slope"))
+        if math.isfinite(slope):
+            parts.append(f"{scale * slope:.3g} {unit} of {name}")
+    if parts:
+        yield f"Errors of whole cells grow with their root mean square u: {' and '.join(parts)} per unit of u."
+
+
+def _audit(latest: Mapping[str, Any]) -> Iterator[str]:
+    content = latest.get("audit")
+    if not isinstance(content, Mapping) or not content.get("n_audited"):
+        yield "No audit has been labelled: how wrong the forces are where u is low has not been measured."
+        return
+    count = int(content["n_audited"])
+    drawn = "1 audit" if count == 1 else f"{count} audits"
+    confidence = number(content.get("confidence"))
+    sure = f" ({100 * confidence:g} % confidence)" if math.isfinite(confidence) else ""
+    certain, uncertain = content.get("n_certain"), content.get("n_uncertain")
+    of = f" of {certain:,} environments (atoms at checks) that were held for certain" if certain else ""
+    yield f"Audit: {drawn}, drawn at random out{of or ' of what was held for certain'}, were labelled to check them."
+    tolerance = number(content.get("tolerance"))
+    limit = f"a force error above {tolerance:g} eV/Å" if math.isfinite(tolerance) else "a large force error"
+    missed = Interval.read(content.get("missed_error_rate"))
+    yield _estimate(f"Missed errors ({limit} where u is low)", missed, drawn, sure, count, percent=True)
+    force = Interval.read(content.get("force_error"))
+    everything = "Mean force error of the whole trajectory" + (", uncertain atoms included" if uncertain else "")
+    yield _estimate(everything, force, drawn, sure, count)
+    rms = Interval.read(content.get("rms_force_error"))
+    if rms.known and count >= _FEW:
+        yield _estimate("Its root mean square", rms, drawn, sure, count)
+
+
+def _estimate(what: str, estimate: Interval, drawn: str, sure: str, count: int, percent: bool = False) -> str:
+    """One estimate with its interval; from few audits the interval alone."""
+
+    def say(value: float, unit: bool = True) -> str:
+        return _percent(value, unit) if percent else f"{value:.2g}" + (" eV/Å" if unit else "")
+
+    if estimate.bounded:
+        span = f"between {say(estimate.low, unit=False)} and {say(estimate.high)}"
+        if count < _FEW or not estimate.known:
+            return f"{what}: {drawn} say {span}{sure}, no more.".replace("1 audit say", "1 audit says")
+        return f"{what}: {say(estimate.value)}, {span}{sure}."
+    if estimate.known and math.isfinite(estimate.low):
+        return f"{what}: at least {say(estimate.low)}{sure}; {drawn} allow no upper limit.".replace(
+            "1 audit allow", "1 audit allows"
+        )
+    reason = f" ({estimate.reason})" if estimate.reason else ""
+    return f"{what}: not known{reason}."
+
+
+def _between(interval: Interval) -> str:
+    if not interval.bounded:
+        return ""
+    return f" (between {_percent(interval.low, unit=False)} and {_percent(interval.high)})"
+
+
+def _percent(share: float, unit: bool = True) -> str:
+    """A share as a percentage: decimals only where they say something."""
+    value = 100 * share
+    digits = 1 if 0 < value < 10 or 90 < value < 100 else 0
+    return f"{value:.{digits}f}" + (" %" if unit else "")
