@@ -13,12 +13,31 @@ from __future__ import annotations
 from collections.abc import Hashable
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from ideal.config_codes import CODES as CODES
+from ideal.config_codes import AbinitConfig as AbinitConfig
+from ideal.config_codes import AimsConfig as AimsConfig
+from ideal.config_codes import AseConfig as AseConfig
+from ideal.config_codes import CodeConfig as CodeConfig
+from ideal.config_codes import CodeSection as CodeSection
+from ideal.config_codes import Cp2kConfig as Cp2kConfig
+from ideal.config_codes import DftbConfig as DftbConfig
+from ideal.config_codes import DispersionConfig as DispersionConfig
+from ideal.config_codes import EspressoConfig as EspressoConfig
+from ideal.config_codes import GpawConfig as GpawConfig
+from ideal.config_codes import KPointsMixin as KPointsMixin
+from ideal.config_codes import LammpsConfig as LammpsConfig
+from ideal.config_codes import OrcaConfig as OrcaConfig
+from ideal.config_codes import PyscfConfig as PyscfConfig
+from ideal.config_codes import TbliteConfig as TbliteConfig
+from ideal.config_codes import TeacherConfig as TeacherConfig
+from ideal.config_codes import VaspConfig as VaspConfig
 from ideal.config_messages import explain, explain_yaml
+from ideal.config_section import Section as Section
 from ideal.errors import ConfigError
 from ideal.quantities import (
     Duration,
@@ -31,25 +50,6 @@ from ideal.quantities import (
     Time,
     parse_quantity,
 )
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_truth_values(cls, data: Any) -> Any:
-        """``steps: yes`` is no number, although Python would take it for 1."""
-        for name, value in data.items() if isinstance(data, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None:
-                kinds = {field.annotation, *get_args(field.annotation)}
-                if kinds & {int, float} and bool not in kinds:
-                    raise ValueError(f"the value of {name!r} is {str(value).lower()}, a truth value; write a number")
-        return data
-
 
 # --- dynamics ---------------------------------------------------------------------------------------------------------
 
@@ -294,95 +294,6 @@ class EmbeddingConfig(Section):
 # --- labelling --------------------------------------------------------------------------------------------------------
 
 
-class KPointsMixin(Section):
-    """Brillouin-zone sampling that is consistent between cells of different sizes."""
-
-    kpoint_length: Length = Field(
-        20.0,
-        ge=0,
-        description="Along each periodic axis of length L the grid has ceil(kpoint_length / L) points (Å); "
-        "0: Gamma only.",
-    )
-
-
-class GpawConfig(KPointsMixin):
-    """GPAW: plane-wave PAW density functional theory."""
-
-    type: Literal["gpaw"] = "gpaw"
-    xc: str = Field("PBE", description="Exchange-correlation functional.")
-    cutoff: Energy = Field(300.0, gt=0, description="Plane-wave cutoff in eV.")
-    smearing: Energy = Field(0.1, ge=0, description="Fermi-Dirac width in eV.")
-    density_tolerance: float = Field(
-        1e-4, gt=0, description="Convergence of the density, electrons per valence electron."
-    )
-    eigenstates_tolerance: float = Field(4e-8, gt=0, description="Convergence of the eigenstates, eV² per electron.")
-    max_iterations: int = Field(150, ge=1, description="Largest number of SCF iterations.")
-    setups: dict[str, str] = Field(default={}, description="PAW setup by element where the default is not wanted.")
-
-
-class EspressoConfig(KPointsMixin):
-    """Quantum ESPRESSO (pw.x)."""
-
-    type: Literal["espresso"] = "espresso"
-    command: str = Field(
-        "pw.x",
-        description="Program, with a launcher where wanted; split like a shell would, never run by one.",
-    )
-    pseudo_dir: Path = Field(description="Folder of the pseudopotentials.")
-    pseudopotentials: dict[str, str] = Field(description="File name of the pseudopotential by element.")
-    ecutwfc: Energy = Field(544.0, gt=0, description="Wave-function cutoff in eV (text: '40 rydberg').")
-    ecutrho: Energy | None = Field(None, gt=0, description="Density cutoff in eV; null: four times ecutwfc.")
-    input_dft: str | None = Field(None, description="Functional; null: the pseudopotentials' own.")
-    smearing: Energy = Field(0.1, ge=0, description="Fermi-Dirac width in eV; 0: fixed occupations.")
-    conv_thr: float = Field(1e-8, gt=0, description="SCF convergence in Ry.")
-    max_iterations: int = Field(100, ge=1, description="Largest number of SCF iterations.")
-
-
-class PyscfConfig(Section):
-    """pyscf: molecules, or cells at the Gamma point."""
-
-    type: Literal["pyscf"] = "pyscf"
-    xc: str = Field("PBE", description="Functional, or HF.")
-    basis: str = Field("def2-svp", description="Basis set; periodic cells want a GTH basis such as gth-dzvp.")
-    pseudo: str | None = Field(None, description="Pseudopotential for periodic cells, such as gth-pbe.")
-    density_fit: bool = Field(True, description="Density fitting (molecules).")
-    charge: int = Field(0, description="Total charge of the molecule.")
-    spin: int = Field(0, ge=0, description="Number of unpaired electrons.")
-    smearing: Energy = Field(0.0, ge=0, description="Fermi-Dirac width in eV; 0: integer occupations.")
-    mesh_cutoff: Energy | None = Field(
-        None, gt=0, description="Kinetic-energy cutoff of the density grid in eV (cells)."
-    )
-    max_iterations: int = Field(100, ge=1, description="Largest number of SCF iterations.")
-
-
-class TbliteConfig(Section):
-    """tblite: GFN1-xTB or GFN2-xTB, semi-empirical; for tests and quick looks."""
-
-    type: Literal["tblite"] = "tblite"
-    method: Literal["GFN1-xTB", "GFN2-xTB"] = Field(
-        "GFN1-xTB", description="Hamiltonian; GFN2 is not for periodic cells."
-    )
-    accuracy: float = Field(1.0, gt=0, description="Numerical accuracy; smaller is tighter.")
-    electronic_temperature: Temperature = Field(300.0, gt=0, description="Electronic temperature in K.")
-    max_iterations: int = Field(250, ge=1, description="Largest number of SCF iterations.")
-
-
-class AseConfig(Section):
-    """Any ASE calculator, by import path."""
-
-    type: Literal["ase"] = "ase"
-    calculator: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path, such as ase.calculators.emt:EMT."
-    )
-    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the calculator.")
-    force_consistent: bool = Field(True, description="Ask for the free energy where the calculator has one.")
-
-
-CodeConfig = Annotated[
-    GpawConfig | EspressoConfig | PyscfConfig | TbliteConfig | AseConfig, Field(discriminator="type")
-]
-
-
 class LabelGateConfig(Section):
     """What a label must satisfy to be believed."""
 
@@ -390,6 +301,10 @@ class LabelGateConfig(Section):
     max_force: Force = Field(30.0, gt=0, description="Largest force on an atom (eV/Å).")
     min_distance: Length = Field(
         0.5, ge=0, description="Shortest distance between two atoms that is sent to the code (Å)."
+    )
+    max_stress: Pressure = Field(5.0, gt=0, description="Largest stress component in eV/Å³ (text: '800 GPa').")
+    max_entropy: Energy | None = Field(
+        0.2, gt=0, description="Largest T S of the smeared electrons in eV per atom; null: no limit."
     )
 
 
@@ -666,9 +581,16 @@ def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
         if value is not None:
             dataset = dataset.model_copy(update={key: existing(value, f"dataset.{key}")})
     labelling = config.labelling
-    if isinstance(labelling.code, EspressoConfig):
-        pseudo_dir = existing(labelling.code.pseudo_dir, "labelling.code.pseudo_dir", "folder")
-        labelling = labelling.model_copy(update={"code": labelling.code.model_copy(update={"pseudo_dir": pseudo_dir})})
+    places = {
+        name: existing(place, f"labelling.code.{name}", kind)
+        for name, kind in labelling.code.places.items()
+        if isinstance(place := getattr(labelling.code, name), Path)
+    }
+    if places:
+        labelling = labelling.model_copy(update={"code": labelling.code.model_copy(update=places)})
+    if isinstance(labelling.code, TeacherConfig) and (folder / labelling.code.path).exists():
+        teacher = labelling.code.model_copy(update={"path": str((folder / labelling.code.path).resolve())})
+        labelling = labelling.model_copy(update={"code": teacher})
     model = config.model
     if model.path is not None and (folder / model.path).exists():
         model = model.model_copy(update={"path": str((folder / model.path).resolve())})

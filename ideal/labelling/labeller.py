@@ -9,6 +9,7 @@ a success is removed.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
@@ -28,7 +29,7 @@ from ideal.labelling.codes.base import CodeResult, ReferenceCode, first_line
 from ideal.labelling.executors.local import LocalExecutor
 from ideal.labelling.gate import refuse_result, refuse_structure
 from ideal.labelling.store import LabelStore
-from ideal.labelling.task import NO_SPACE, RESULT, check_code, log_tail, perform, read_result, write_request
+from ideal.labelling.task import NO_SPACE, RESULT, Result, check_code, log_tail, perform, read_result, write_request
 from ideal.records import FailedLabel, Label, structure_key
 
 CHECK_SECONDS = 120.0
@@ -122,7 +123,7 @@ class Labeller:
             if key in self._futures:
                 return key
             known = self._store.get(key)
-            if isinstance(known, Label) or (isinstance(known, FailedLabel) and not retry):
+            if isinstance(known, Label) or (isinstance(known, FailedLabel) and not retry and self._final(known)):
                 self._deliver(known)
                 return key
             origin = dict(info or {})
@@ -195,7 +196,7 @@ class Labeller:
     def _start(self, key: str, atoms: Atoms, info: dict[str, Any]) -> None:
         for old in self._folders(key):
             # A calculation that finished, but could not be committed before its run ended, is not repeated.
-            if (old / RESULT).is_file() and self._refusal(atoms, _read(old, key)[0]) is None:
+            if (old / RESULT).is_file() and self._refusal(atoms, _read(old, key).numbers) is None:
                 self._judge(key, atoms, info, old, None)
                 return
         try:
@@ -227,11 +228,10 @@ class Labeller:
         if error is not None and getattr(error, "errno", None) in NO_SPACE:
             self._stop(key, LabelError(f"no space left for {folder}: {error}; free space, then `ideal-run resume`"))
             return
-        result: CodeResult | str
-        if error is not None:
-            result, seconds = str(error), float(getattr(error, "seconds", 0.0))
-        else:
-            result, seconds = _read(folder, key)
+        left = _read(folder, key) if error is None else Result(str(error), float(getattr(error, "seconds", 0.0)))
+        result, seconds = left.numbers, left.seconds
+        if left.retries:
+            info = {**info, "retries": left.retries}
         cause = self._refusal(atoms, result)
         label: Label | FailedLabel
         if isinstance(result, CodeResult) and cause is None:
@@ -247,6 +247,10 @@ class Labeller:
                 info=info,
             )
         else:
+            if left.retries:
+                info = {**info, "numerics": self._code.config.numerics()}
+                if len(left.retries) > 1:
+                    cause = f"{cause} ({len(left.retries)} tries with different numerical settings)"
             label = FailedLabel(key, atoms, str(cause), log_tail(folder), seconds, info)
         self._commit(label)
 
@@ -254,8 +258,13 @@ class Labeller:
         """Why a result is no label; None when it is one."""
         if isinstance(result, str):
             return result
-        reason = refuse_result(atoms, result.energy, result.forces, result.stress, self._gate)
+        reason = refuse_result(atoms, result, self._gate)
         return None if reason is None else f"refused: {reason}"
+
+    def _final(self, failure: FailedLabel) -> bool:
+        """Whether a failure stands: an SCF that failed under other numerical settings than today's is tried again."""
+        numerics = failure.info.get("numerics")
+        return numerics is None or numerics == json.loads(json.dumps(self._code.config.numerics()))
 
     def _commit(self, label: Label | FailedLabel) -> None:
         with self._lock:
@@ -311,11 +320,11 @@ def check_workers(code: ReferenceCode, elements: Sequence[str], folder: str | Pa
     return lines
 
 
-def _read(folder: Path, key: str) -> tuple[CodeResult | str, float]:
+def _read(folder: Path, key: str) -> Result:
     try:
         return read_result(folder, key)
     except LabelError as error:
-        return str(error), 0.0
+        return Result(str(error))
 
 
 def _bare(atoms: Atoms) -> Atoms:

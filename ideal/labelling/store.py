@@ -122,7 +122,7 @@ class LabelStore:
         return [Request(key, decode_atoms(header, arrays), json.loads(info)) for key, header, arrays, info in rows]
 
     def put(self, label: Label | FailedLabel) -> bool:
-        """Commit a finished label; on return it is on the disk.
+        """Commit a finished label with its info; on return it is on the disk.
 
         Returns:
             False when the key has a label already: the first one stays.
@@ -134,7 +134,7 @@ class LabelStore:
             state = "done" if isinstance(label, Label) else "failed"
             connection.execute(
                 "INSERT INTO requests (key, state, header, arrays, info, time) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET state = excluded.state",
+                "ON CONFLICT (key) DO UPDATE SET state = excluded.state, info = excluded.info",
                 (label.key, state, header, arrays, _json(dict(label.info)), time.time()),
             )
             if isinstance(label, Label):

@@ -18,14 +18,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
 from ideal.errors import IdealError, LabelError
 from ideal.labelling.codec import atoms_from_json, atoms_to_json
-from ideal.labelling.codes import CodeResult, ReferenceCode, make_code
+from ideal.labelling.codes import CodeResult, NotConvergedError, ReferenceCode, make_code
 from ideal.labelling.codes.base import first_line
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
@@ -53,12 +53,14 @@ def perform(folder: str) -> None:
     with _output_to(path / LOG):
         try:
             code = _code(json.dumps(request["code"]))
-            numbers = code.compute(atoms_from_json(request["atoms"]), path)
+            numbers = _converged(code, atoms_from_json(request["atoms"]), path, result.setdefault("retries", []))
             result.update(
                 energy=float(numbers.energy),
                 forces=np.asarray(numbers.forces, dtype=np.float64).tolist(),
                 stress=None if numbers.stress is None else np.asarray(numbers.stress, np.float64).tolist(),
                 energy_kind=numbers.energy_kind,
+                converged=numbers.converged,
+                entropy=numbers.entropy,
             )
         except (Exception, SystemExit) as error:
             # A code may raise anything; whatever it is, it is the cause of this one failed label, except a full disk.
@@ -71,8 +73,41 @@ def perform(folder: str) -> None:
     _write_json(path / RESULT, result)
 
 
-def read_result(folder: Path, key: str) -> tuple[CodeResult | str, float]:
-    """The result in a folder, or the cause of the failure; and the wall time in s.
+def _converged(code: ReferenceCode, atoms: Atoms, folder: Path, retries: list[dict[str, Any]]) -> CodeResult:
+    """Calculate, and again with each of the code's retries while the SCF does not converge.
+
+    Each try that failed is appended to ``retries``: what was changed for it, and its cause.
+    """
+    changes: dict[str, Any] = {}
+    remaining = list(code.config.retries)
+    while True:
+        attempt = code if not changes else _code(json.dumps(code.config.changed(changes).model_dump(mode="json")))
+        try:
+            return attempt.compute(atoms, folder)
+        except NotConvergedError as error:
+            retries.append({"changes": changes, "cause": str(error)})
+            if not remaining:
+                raise
+            changes = remaining.pop(0)
+            print(f"{error}\ntrying again with {changes}", flush=True)
+
+
+class Result(NamedTuple):
+    """What a calculation left.
+
+    Attributes:
+        numbers: the result, or the cause of the failure.
+        seconds: wall time, all tries together.
+        retries: the tries that did not converge: changes and cause of each.
+    """
+
+    numbers: CodeResult | str
+    seconds: float = 0.0
+    retries: tuple[dict[str, Any], ...] = ()
+
+
+def read_result(folder: Path, key: str) -> Result:
+    """The result in a folder.
 
     Raises:
         LabelError: there is no result of this key.
@@ -83,21 +118,24 @@ def read_result(folder: Path, key: str) -> tuple[CodeResult | str, float]:
         raise LabelError(f"the worker left no readable {folder / RESULT} ({first_line(error)})") from error
     if result.get("key") != key:
         raise LabelError(f"{folder / RESULT} belongs to another structure")
+    seconds, retries = float(result["seconds"]), tuple(result.get("retries", ()))
     if "error" in result:
-        return str(result["error"]), float(result["seconds"])
+        return Result(str(result["error"]), seconds, retries)
     stress = result["stress"]
     numbers = CodeResult(
         energy=result["energy"],
         forces=np.array(result["forces"], dtype=np.float64),
         stress=None if stress is None else np.array(stress, dtype=np.float64),
         energy_kind=result["energy_kind"],
+        converged=result.get("converged"),
+        entropy=result.get("entropy"),
     )
-    return numbers, float(result["seconds"])
+    return Result(numbers, seconds, retries)
 
 
 def log_tail(folder: Path, lines: int = LOG_TAIL_LINES) -> str:
     """The last lines of every text file that the calculation left, the newest last."""
-    names = {".txt", ".log", ".out", ".pwo", ".err"}
+    names = {".txt", ".log", ".out", ".pwo", ".err", ".abo"}
     parts = []
     with contextlib.suppress(OSError):
         files = [path for path in folder.iterdir() if path.suffix in names and path.stat().st_size]
@@ -126,7 +164,7 @@ def check_code(config: dict[str, Any], elements: list[str]) -> dict[str, Any]:
         return {"error": str(error)}
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _code(config: str) -> ReferenceCode:
     from pydantic import TypeAdapter
 

@@ -80,7 +80,7 @@ CASES = {
     "tblite-cell": lambda: Case(
         TbliteConfig(accuracy=1e-3, electronic_temperature=1000),
         silicon(),
-        {"max_iterations": 100},
+        {"electronic_temperature": 300},
         "free_energy",
         1e-4,
         1e-5,
@@ -230,7 +230,7 @@ def test_missing_package_names_the_command():
 
 
 def test_unknown_section():
-    with pytest.raises(LabelError, match="valid types: gpaw, espresso, pyscf, tblite, ase"):
+    with pytest.raises(LabelError, match="valid types: gpaw, espresso, cp2k, abinit, vasp, aims, orca, dftb, pyscf"):
         make_code(AseConfig.__bases__[0]())
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from ideal.config import AseConfig, EspressoConfig, GpawConfig, PyscfConfig, Section, TbliteConfig
-from ideal.errors import LabelError
-from ideal.labelling.codes.base import CodeResult, ReferenceCode
+import importlib
 
-__all__ = ["CodeResult", "ReferenceCode", "make_code"]
+from ideal.config import CODES, CodeSection, Section
+from ideal.errors import LabelError
+from ideal.labelling.codes.base import CodeResult, NotConvergedError, ReferenceCode
+
+__all__ = ["CodeResult", "NotConvergedError", "ReferenceCode", "make_code"]
+
+_CLASSES = {
+    "gpaw": "GpawCode",
+    "espresso": "EspressoCode",
+    "cp2k": "Cp2kCode",
+    "abinit": "AbinitCode",
+    "vasp": "VaspCode",
+    "aims": "AimsCode",
+    "orca": "OrcaCode",
+    "dftb": "DftbCode",
+    "pyscf": "PyscfCode",
+    "tblite": "TbliteCode",
+    "lammps": "LammpsCode",
+    "teacher": "TeacherCode",
+    "ase": "AseCode",
+}
 
 
 def make_code(config: Section) -> ReferenceCode:
-    """The reference code of a configuration section.
+    """The reference code of a configuration section, with its dispersion correction where one is asked for.
 
     Raises:
         LabelError: no such code, or its files are missing.
@@ -21,26 +39,13 @@ def make_code(config: Section) -> ReferenceCode:
         >>> make_code(TbliteConfig()).name
         'tblite'
     """
-    if isinstance(config, GpawConfig):
-        from ideal.labelling.codes.gpaw import GpawCode
+    kind = getattr(config, "type", None)
+    if not isinstance(config, CodeSection) or kind not in _CLASSES:
+        raise LabelError(f"no reference code for a section {type(config).__name__}; valid types: {', '.join(CODES)}")
+    module = importlib.import_module(f"ideal.labelling.codes.{kind}")
+    code: ReferenceCode = getattr(module, _CLASSES[kind])(config)
+    if config.dispersion is None:
+        return code
+    from ideal.labelling.codes.dispersion import DispersionCorrected
 
-        return GpawCode(config)
-    if isinstance(config, EspressoConfig):
-        from ideal.labelling.codes.espresso import EspressoCode
-
-        return EspressoCode(config)
-    if isinstance(config, PyscfConfig):
-        from ideal.labelling.codes.pyscf import PyscfCode
-
-        return PyscfCode(config)
-    if isinstance(config, TbliteConfig):
-        from ideal.labelling.codes.tblite import TbliteCode
-
-        return TbliteCode(config)
-    if isinstance(config, AseConfig):
-        from ideal.labelling.codes.ase import AseCode
-
-        return AseCode(config)
-    raise LabelError(
-        f"no reference code for a section {type(config).__name__}; valid types: gpaw, espresso, pyscf, tblite, ase"
-    )
+    return DispersionCorrected(code)

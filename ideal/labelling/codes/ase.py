@@ -50,7 +50,7 @@ class AseCode:
             "code": self.name,
             "version": _version(config.calculator.partition(":")[0]),
             "ase_version": installed_version("ase", "labelling"),
-            **config.model_dump(mode="json", exclude={"type"}),
+            **config.physics(),
         }
 
     def check(self, elements: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """What a reference code is: settings that decide the result, a quick check, and one calculation.
 
-A new code is one file with one class of this protocol, one configuration section in `ideal.config`, and one line in
-`ideal.labelling.codes.make_code`.
+A new code is one file with one class of this protocol, one configuration section in `ideal.config_codes`, and one line
+in `ideal.labelling.codes`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from ase import Atoms
 
-from ideal.config import Section
-from ideal.errors import MissingPackageError
+from ideal.config import CodeSection
+from ideal.errors import LabelError, MissingPackageError
 from ideal.records import FloatArray
 
 
@@ -29,12 +29,21 @@ class CodeResult:
         stress: (6,), eV/Å³, ASE's sign and Voigt order; None where there is none (open boundaries,
             or a code without stress).
         energy_kind: "free_energy" or "total_energy".
+        converged: what the code says about its SCF; None where the notion has no meaning or is not reported. An
+            adapter raises `NotConvergedError` itself; the gate refuses a False that slips through.
+        entropy: T S of the smeared electrons, eV, at least 0; None where it is not known.
     """
 
     energy: float
     forces: FloatArray
     stress: FloatArray | None
     energy_kind: str = "free_energy"
+    converged: bool | None = None
+    entropy: float | None = None
+
+
+class NotConvergedError(LabelError):
+    """The SCF did not converge: the one failure that the retries of `CodeSection` are for."""
 
 
 class ReferenceCode(Protocol):
@@ -52,7 +61,7 @@ class ReferenceCode(Protocol):
     energy_kind: str
 
     @property
-    def config(self) -> Section:
+    def config(self) -> CodeSection:
         """The configuration section."""
         ...
 
@@ -72,7 +81,8 @@ class ReferenceCode(Protocol):
         """Calculate energy, forces and stress; every file that is written goes to ``folder``.
 
         Raises:
-            LabelError: the calculation did not converge or could not be run.
+            NotConvergedError: the SCF did not converge.
+            LabelError: the calculation could not be run.
         """
         ...
 

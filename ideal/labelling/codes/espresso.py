@@ -7,12 +7,9 @@ one MPI rank per worker on shared cores.
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,16 @@ from ase import Atoms
 from ase.units import Rydberg
 
 from ideal.config import EspressoConfig
-from ideal.errors import LabelError, MissingPackageError
-from ideal.labelling.codes.base import CodeResult, first_line, installed_version
+from ideal.errors import LabelError
+from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
 from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
+from ideal.labelling.codes.program import Program, element_file, sha256, text_of
 
-INSTALL = "apt-get install quantum-espresso (Debian, Ubuntu), or conda install -c conda-forge qe; or give its path in"
-VERSION_SECONDS = 60.0
+INSTALL = (
+    "apt-get install quantum-espresso (Debian, Ubuntu), or conda install -c conda-forge qe; or give its path in "
+    "labelling.code.command"
+)
 OUTPUT = "espresso.pwo"
 
 
@@ -49,18 +49,16 @@ class EspressoCode:
 
     def __init__(self, config: EspressoConfig) -> None:
         self.config = config
-        self._command = shlex.split(config.command)
-        if not self._command:
-            raise LabelError("labelling.code.command is empty: write the program, such as pw.x")
+        program = Program(config.command, "pw.x", INSTALL)
         self._pseudo_dir = Path(config.pseudo_dir).resolve()
-        hashes = {element: _sha256(self._pseudopotential(element)) for element in config.pseudopotentials}
+        hashes = {element: sha256(self._pseudopotential(element)) for element in config.pseudopotentials}
         self.settings: dict[str, Any] = {
             "code": self.name,
-            "version": self._version(),
+            "version": program.version(r"Program PWSCF\s+v\.?\s*(\S+)"),
             "ase_version": installed_version("ase", "labelling"),
             "vacuum": VACUUM,
             "pseudopotential_hashes": hashes,
-            **config.model_dump(mode="json", exclude={"type", "command", "pseudo_dir"}),
+            **config.physics(),
         }
 
     def check(self, elements: Sequence[str]) -> list[str]:
@@ -99,18 +97,22 @@ class EspressoCode:
             forces = cell.get_forces(apply_constraint=False)
             stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
         except (subprocess.CalledProcessError, OSError) as error:
-            raise LabelError(self._cause(folder, first_line(error))) from error
+            raise self._failure(folder, first_line(error)) from error
         except (AssertionError, LookupError, RuntimeError, StopIteration, ValueError) as error:
-            raise LabelError(self._cause(folder, f"its output could not be read ({first_line(error)})")) from error
+            raise self._failure(folder, f"its output could not be read ({first_line(error)})") from error
         finally:
             shutil.rmtree(folder / "scratch", ignore_errors=True)
-        if "convergence NOT achieved" in _text(folder / OUTPUT):
-            raise LabelError(self._cause(folder, ""))
+        output = text_of(folder / OUTPUT)
+        if "convergence has been achieved" not in output:
+            raise self._failure(folder, "it does not say that the SCF converged")
+        entropy = re.findall(r"smearing contrib\. \(-TS\)\s*=\s*(\S+) Ry", output)
         return CodeResult(
             energy=float(energy),
             forces=np.array(forces, dtype=np.float64),
             stress=None if stress is None else np.array(stress, dtype=np.float64),
             energy_kind=self.energy_kind,
+            converged=True,
+            entropy=-float(entropy[-1]) * Rydberg if entropy else None,
         )
 
     def _input(self, folder: Path) -> dict[str, Any]:
@@ -132,77 +134,26 @@ class EspressoCode:
                 "outdir": str(folder / "scratch"),
             },
             "system": system,
-            "electrons": {"conv_thr": config.conv_thr, "electron_maxstep": config.max_iterations},
+            "electrons": {
+                "conv_thr": config.conv_thr,
+                "electron_maxstep": config.max_iterations,
+                "mixing_beta": config.mixing,
+                "diagonalization": config.diagonalization,
+            },
         }
 
     def _pseudopotential(self, element: str) -> Path:
-        name = self.config.pseudopotentials.get(element)
-        found = sorted(
-            path.name for path in self._pseudo_dir.glob("*") if re.match(rf"{element}[._\-]", path.name, re.I)
-        )
-        hint = f"files found for {element}: {', '.join(found) or 'none'}"
-        if name is None:
-            raise LabelError(
-                f"no pseudopotential for {element!r}: add it to labelling.code.pseudopotentials (folder "
-                f"{self._pseudo_dir}, {hint})"
-            )
-        path = self._pseudo_dir / name
-        if not path.is_file():
-            raise LabelError(
-                f"the pseudopotential {name!r} of {element!r} is not in labelling.code.pseudo_dir "
-                f"{self._pseudo_dir}; {hint}"
-            )
-        return path
+        return element_file(self._pseudo_dir, self.config.pseudopotentials, element)
 
-    def _version(self) -> str:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                done = subprocess.run(
-                    self._command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,
-                    timeout=VERSION_SECONDS,
-                    check=False,
-                )
-            except FileNotFoundError as error:
-                raise MissingPackageError(
-                    self._command[0], "labelling with Quantum ESPRESSO", f"{INSTALL} labelling.code.command"
-                ) from error
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise LabelError(
-                    f"labelling.code.command {self.config.command!r} does not answer: {first_line(error)}"
-                ) from error
-        output = done.stdout.decode(errors="replace")
-        found = re.search(r"Program PWSCF\s+v\.?\s*(\S+)", output)
-        if found is None:
-            last = (output.strip().splitlines() or ["nothing"])[-1]
-            raise LabelError(
-                f"labelling.code.command {self.config.command!r} is not pw.x, or cannot start: it printed {last!r}"
-            )
-        return found.group(1)
-
-    def _cause(self, folder: Path, fallback: str) -> str:
+    def _failure(self, folder: Path, fallback: str) -> LabelError:
         """What pw.x says about its failure."""
-        output = _text(folder / OUTPUT)
+        output = text_of(folder / OUTPUT)
         if "convergence NOT achieved" in output:
-            return (
+            return NotConvergedError(
                 f"pw.x did not converge in {self.config.max_iterations} SCF iterations; raise "
                 "labelling.code.max_iterations or smearing"
             )
         routine = re.search(r"Error in routine\s+(.+?):?\s*\n\s*(.+?)\s*\n", output)
         if routine is not None:
-            return f"pw.x stopped in {routine.group(1)}: {routine.group(2)}"
-        return f"pw.x failed: {fallback}"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
+            return LabelError(f"pw.x stopped in {routine.group(1)}: {routine.group(2)}")
+        return LabelError(f"pw.x failed: {fallback}")

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from ideal.config import GpawConfig
 from ideal.errors import LabelError
-from ideal.labelling.codes.base import CodeResult, first_line, installed_version
+from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
 from ideal.labelling.codes.kpoints import kpoint_grid
 
@@ -46,7 +46,7 @@ class GpawCode:
             "setups_version": installed_version("gpaw-data", "labelling with GPAW", INSTALL),
             "vacuum": VACUUM,
             "point_group": False,
-            **config.model_dump(mode="json", exclude={"type"}),
+            **config.physics(),
         }
 
     def check(self, elements: Sequence[str]) -> list[str]:
@@ -80,6 +80,7 @@ class GpawCode:
         config = self.config
         cell = fully_periodic(atoms)
         occupations: dict[str, Any] = {"name": "fermi-dirac", "width": config.smearing}
+        mixer = {} if config.mixing is None else {"mixer": {"backend": "pulay", "beta": config.mixing}}
         try:
             cell.calc = GPAW(
                 mode={"name": "pw", "ecut": config.cutoff},
@@ -94,13 +95,16 @@ class GpawCode:
                 },
                 # Not the criterion "maximum iterations": that one calls an unconverged density converged.
                 maxiter=config.max_iterations,
+                **mixer,
                 txt=str(folder / "gpaw.txt"),
             )
             energy = cell.get_potential_energy(force_consistent=True)
+            # ASE's other energy is extrapolated to no smearing, half the entropy above the free energy.
+            entropy = 2 * (cell.get_potential_energy() - energy)
             forces = cell.get_forces(apply_constraint=False)
             stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
         except ConvergenceError as error:
-            raise LabelError(
+            raise NotConvergedError(
                 f"GPAW did not converge in {config.max_iterations} SCF iterations ({first_line(error)}); raise "
                 "labelling.code.max_iterations or smearing"
             ) from error
@@ -111,4 +115,6 @@ class GpawCode:
             forces=np.array(forces, dtype=np.float64),
             stress=None if stress is None else np.array(stress, dtype=np.float64),
             energy_kind=self.energy_kind,
+            converged=True,
+            entropy=float(entropy),
         )

@@ -51,7 +51,7 @@ class PyscfCode:
             "version": installed_version("pyscf", "labelling with pyscf"),
             "conv_tol": CONV_TOL,
             "conv_tol_cell": CONV_TOL_CELL,
-            **config.model_dump(mode="json", exclude={"type"}),
+            **config.physics(),
         }
 
     def check(self, elements: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from ideal.config import TbliteConfig
 from ideal.errors import LabelError
-from ideal.labelling.codes.base import CodeResult, first_line, installed_version
+from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
 
 CHECK_DISTANCE = 2.5
@@ -45,7 +45,7 @@ class TbliteCode:
             "code": self.name,
             "version": installed_version("tblite", "labelling with tblite"),
             "vacuum": VACUUM,
-            **config.model_dump(mode="json", exclude={"type"}),
+            **config.physics(),
         }
 
     def check(self, elements: Sequence[str]) -> list[str]:
@@ -75,13 +75,15 @@ class TbliteCode:
                 accuracy=config.accuracy,
                 electronic_temperature=config.electronic_temperature,
                 max_iterations=config.max_iterations,
+                mixer_damping=config.mixing,
                 verbosity=0,
             )
             energy = cell.get_potential_energy()
             forces = cell.get_forces(apply_constraint=False)
             stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
         except (CalculationFailed, InputError, RuntimeError) as error:
-            raise LabelError(
+            kind = NotConvergedError if "converge" in str(error) else LabelError
+            raise kind(
                 f"tblite {config.method} failed within {config.max_iterations} iterations ({first_line(error)}); raise "
                 "labelling.code.max_iterations or electronic_temperature"
             ) from error
@@ -90,4 +92,5 @@ class TbliteCode:
             forces=np.array(forces, dtype=np.float64),
             stress=None if stress is None else np.array(stress, dtype=np.float64),
             energy_kind=self.energy_kind,
+            converged=True,
         )
