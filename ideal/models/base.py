@@ -1,8 +1,9 @@
 """What every potential gives: energy, forces, stress, per-atom energies.
 
-The rest of the package knows potentials only by the two protocols below. `Potential` is what samplers and the ASE
-calculator need; `TrainablePotential` is what training needs in addition. To add a model, write one class that satisfies
-them and add it to `tests/models/test_contract.py`, whose tests every potential must pass.
+The rest of the package knows potentials only by the protocols below. `Potential` is what samplers and the ASE
+calculator need; `TrainablePotential` is what training needs in addition, `DifferentiablePotential` what gradients of
+model uncertainties need. To add a model, write one class that satisfies them and add it to
+`tests/models/test_contract.py` and `test_differentiable.py`, whose tests every potential must pass.
 
 Units: eV, Å; stress in eV/Å³, Voigt order xx, yy, zz, yz, xz, xy, positive under tension (ASE's sign).
 """
@@ -21,7 +22,7 @@ from ideal.records import FloatArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ideal.models.graph import Graph
+    from ideal.models.graph import Graph, GraphBatch
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,47 @@ class Potential(Protocol):
 
     def fingerprint(self) -> str:
         """Hash of all that decides the result (64 hexadecimal digits)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Gradient of each atom's energy by the weights of one linear layer z = W x + b that acts on atoms one by one.
+
+    With x~ = (x, 1): dE_i/d(W, b) = outer(output_i, input_i) (Zaverkin et al. 2024, eqs. 17-18).
+
+    Attributes:
+        output: (n_atoms, n_out), dE_i/dz_i, eV.
+        input: (n_atoms, n_in + 1), x~_i.
+    """
+
+    output: Tensor
+    input: Tensor
+
+
+@runtime_checkable
+class DifferentiablePotential(Potential, Protocol):
+    """A potential whose energies torch can derive by positions as often as wanted, and by its readout's weights.
+
+    Positions and strain enter through the edge vectors alone; `ideal.models.differentiable` leads back to them.
+    """
+
+    def graph(self, atoms: Atoms) -> Graph:
+        """The neighbor graph of a structure; errors as for `evaluate`."""
+        ...
+
+    def atomic_energies(self, graph: Graph | GraphBatch, vectors: Tensor, twice: bool = True) -> Tensor:
+        """(n_atoms,) energies in eV without reference energies, a function of the edge vectors (n_edges, 3) in Å.
+
+        ``twice``: the result will be derived twice (a function of forces); false is faster.
+        """
+        ...
+
+    def readout_factors(self, graph: Graph, vectors: Tensor, differentiable: bool = False) -> list[Factors]:
+        """Of every linear layer of the readout (the network from an atom's features to its energy), in a fixed order.
+
+        ``differentiable``: keep what their derivative by ``vectors`` needs.
+        """
         ...
 
 

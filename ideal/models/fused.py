@@ -90,7 +90,11 @@ class FusedForward:
         self._placed = (like.dtype, like.device)
 
     def __call__(self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor, twice: bool = False) -> Tensor:
-        """Energies in units of the model's energy scale.
+        """(n_atoms,) energies in units of the model's energy scale; arguments as for `nodes`."""
+        return self._model.final_layer(self.nodes(types, source, target, vectors, twice)).view(-1)
+
+    def nodes(self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor, twice: bool = False) -> Tensor:
+        """Features of atoms after the last message-passing block, from which the readout makes energies.
 
         Args:
             types: (n_atoms,) int64.
@@ -99,9 +103,9 @@ class FusedForward:
             twice: the result will be derived twice (training on forces); same numbers, other operations.
 
         Returns:
-            (n_atoms,)
+            (n_atoms, units)
         """
-        activation = _Silu.apply if twice else silu
+        activation = twice_differentiable_silu if twice else silu
         self._place(vectors)
         model = self._model
         distances = (vectors * vectors).sum(1).sqrt()
@@ -129,7 +133,7 @@ class FusedForward:
             message = _chain(bonds.layers, angular, activation) * bonds.gates(angular)
             edges = edges.index_add(0, near, message)
             nodes, edges = _convolve(block.conv, nodes, edges, source, target, bond_basis, activation)
-        return model.final_layer(nodes).view(-1)
+        return nodes
 
 
 def _convolve(
@@ -178,6 +182,12 @@ class _SiluGradient(torch.autograd.Function):
         curvature = torch.addcmul(x + 2, x, s, value=-2)
         curvature = torch.ops.aten.sigmoid_backward(curvature, s)
         return torch.ops.aten.silu_backward(outer, x), curvature.mul_(gradient).mul_(outer)
+
+
+def twice_differentiable_silu(x: Tensor) -> Tensor:
+    """x sigmoid(x), cheap to derive twice."""
+    result: Tensor = _Silu.apply(x)
+    return result
 
 
 def _chain(layers: Iterable[nn.Module], x: Tensor, activation: Activation) -> Tensor:

@@ -27,8 +27,9 @@ from torch import Tensor
 from ideal import __version__
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
-from ideal.models.base import Evaluation, Prediction
+from ideal.models.base import Evaluation, Factors, Prediction
 from ideal.models.device import Device, set_threads, torch_device
+from ideal.models.differentiable import gated_factors
 from ideal.models.fused import FusedForward, radial_functions, supports
 from ideal.models.graph import Graph, GraphBatch, bounded, build_graph, collate, element_lookup
 from ideal.models.storage import MODEL_FILE, fingerprint, read_model, write_model
@@ -39,7 +40,7 @@ _INITIAL_GAIN = 1.5
 
 
 class M3GNetPotential:
-    """An M3GNet with reference energies; satisfies `ideal.models.base.TrainablePotential`.
+    """An M3GNet with reference energies; satisfies `TrainablePotential` and `DifferentiablePotential`.
 
     Make one with `new` or `load`.
 
@@ -247,7 +248,7 @@ class M3GNetPotential:
     def evaluate(self, atoms: Atoms) -> Evaluation:
         """Energy, forces, stress and per-atom energies of one structure (see `ideal.models.base.Potential`)."""
         graph = self.graph(atoms)
-        energies, gradient = self._energies_and_gradient(graph.types, graph.source, graph.target, graph.vectors)
+        energies, gradient = self._energies_and_gradient(graph)
         return self._evaluation(graph, energies, gradient, graph.vectors)
 
     def evaluate_batch(self, structures: Sequence[Atoms]) -> list[Evaluation]:
@@ -255,7 +256,7 @@ class M3GNetPotential:
         results: list[Evaluation] = []
         for graphs in bounded([self.graph(atoms) for atoms in structures]):
             batch = collate(graphs)
-            energies, gradient = self._energies_and_gradient(batch.types, batch.source, batch.target, batch.vectors)
+            energies, gradient = self._energies_and_gradient(batch)
             atom = edge = 0
             for graph in graphs:
                 to_atom, to_edge = atom + graph.n_atoms, edge + graph.source.shape[0]
@@ -263,12 +264,10 @@ class M3GNetPotential:
                 atom, edge = to_atom, to_edge
         return results
 
-    def _energies_and_gradient(
-        self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _energies_and_gradient(self, graph: Graph | GraphBatch) -> tuple[Tensor, Tensor]:
         """Network energies of atoms (eV) and their sum's gradient with respect to edge vectors (eV/Å)."""
-        vectors = vectors.detach().requires_grad_(True)
-        energies = self._atomic_energies(types, source, target, vectors)
+        vectors = graph.vectors.detach().requires_grad_(True)
+        energies = self.atomic_energies(graph, vectors, twice=False)
         if not vectors.shape[0]:
             return energies.detach(), vectors.detach()
         (gradient,) = torch.autograd.grad(energies.sum(), vectors)
@@ -286,22 +285,30 @@ class M3GNetPotential:
             stress = _voigt(virial)
         return Evaluation(float(per_atom.sum()), forces.cpu().numpy(), stress, per_atom)
 
-    def _atomic_energies(
-        self, types: Tensor, source: Tensor, target: Tensor, vectors: Tensor, twice: bool = False
-    ) -> Tensor:
-        """(n_atoms,) network energies in eV, without reference energies."""
+    # --- differentiable pass ---
+
+    def atomic_energies(self, graph: Graph | GraphBatch, vectors: Tensor, twice: bool = True) -> Tensor:
+        """Network energies as a function of edge vectors (see `ideal.models.base.DifferentiablePotential`)."""
         if self._fused is not None:
-            return self.energy_scale * self._fused(types, source, target, vectors, twice)
-        # matgl's own pass: with all atoms at the origin and each edge's vector as its image shift, vectors are ours.
-        self._model(
-            SimpleNamespace(
-                node_type=types,
-                pos=vectors.new_zeros(types.shape[0], 3),
-                edge_index=torch.stack([source, target]),
-                pbc_offshift=vectors,
-            )
-        )
+            return self.energy_scale * self._fused(graph.types, graph.source, graph.target, vectors, twice)
+        self._matgl_pass(graph, vectors)
         return self.energy_scale * self._model.feature_dict["readout"].view(-1)
+
+    def readout_factors(self, graph: Graph, vectors: Tensor, differentiable: bool = False) -> list[Factors]:
+        """Energy gradient by readout weights, factorized (see `ideal.models.base.DifferentiablePotential`)."""
+        with torch.set_grad_enabled(differentiable):
+            if self._fused is not None:
+                nodes = self._fused.nodes(graph.types, graph.source, graph.target, vectors, differentiable)
+            else:
+                self._matgl_pass(graph, vectors)
+                nodes = self._model.feature_dict[f"gc_{self._model.n_blocks}"]["node_feat"]
+        return gated_factors(self._model.final_layer.gated, nodes, self.energy_scale, differentiable)
+
+    def _matgl_pass(self, graph: Graph | GraphBatch, vectors: Tensor) -> None:
+        """matgl's own pass: all atoms at the origin, each edge's vector as its image shift; so vectors are ours."""
+        edges = torch.stack([graph.source, graph.target])
+        origin = vectors.new_zeros(graph.types.shape[0], 3)
+        self._model(SimpleNamespace(node_type=graph.types, pos=origin, edge_index=edges, pbc_offshift=vectors))
 
     # --- training ---
 
@@ -318,7 +325,7 @@ class M3GNetPotential:
         """
         batch: GraphBatch = collate(graphs)
         vectors = batch.vectors.detach().requires_grad_(True)
-        atomic = self._atomic_energies(batch.types, batch.source, batch.target, vectors, differentiable)
+        atomic = self.atomic_energies(batch, vectors, differentiable)
         energies = atomic.new_zeros(len(graphs)).index_add(0, batch.atom_structure, atomic)
         if vectors.shape[0]:
             (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=differentiable)
