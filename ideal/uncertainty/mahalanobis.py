@@ -154,6 +154,12 @@ class SoapMahalanobis:
         gradient, strain = self._core.gradient(*arrays, weights=w, threads=self.soap.threads)
         return gradient, strain
 
+    def squared_gradient(self, atoms: Atoms, weights: np.ndarray | None = None) -> tuple[Array, Array]:
+        """Derivative of sum_i weights_i u_i^2; arguments, returns and errors as :meth:`gradient`."""
+        dimensions = self.effective_dimensions
+        scale = np.array([dimensions.get(symbol) or 1.0 for symbol in atoms.symbols])
+        return self.gradient(atoms, _per_atom(1.0 if weights is None else weights, len(atoms), "weights") / scale)
+
     def hinge(
         self, atoms: Atoms, floor: float | np.ndarray, mask: np.ndarray | None = None
     ) -> tuple[float, Array, Array, Array]:
