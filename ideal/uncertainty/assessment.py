@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ideal.errors import UncertaintyError
 from ideal.records import BoolArray, FloatArray
-from ideal.uncertainty.calibration import conformal_scale
+from ideal.uncertainty.conformal import fit_error_bound
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -197,9 +197,9 @@ def calibration_curve(
             continue
         share = 1 / np.bincount(data.cell)[data.cell][held_out]
         for coverages, nominal in zip(observed, confidences, strict=True):
-            scale = conformal_scale(data.u[used], data.error[used], data.cell[used], nominal)
-            if np.isfinite(scale):
-                covered = data.error[held_out] <= scale * data.u[held_out]
+            bound = fit_error_bound(data.u[used], data.error[used], data.cell[used], nominal)
+            if np.isfinite(bound.factor):
+                covered = data.error[held_out] <= bound(data.u[held_out])
                 coverages.append(float((share * covered).sum() / share.sum()))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     ends = [np.quantile(coverages, tails).tolist() if coverages else [None, None] for coverages in observed]

@@ -1,27 +1,27 @@
 """From u, which has no unit, to a bound on the force error in eV/Å that holds with a stated confidence.
 
 Before labels are learned, the model's forces on them are compared with the reference: every atom gives a pair (u,
-error). Conformal prediction turns the pairs into the smallest number q, the *scale*, for which
+error). Conformal prediction (`ideal.uncertainty.conformal`) turns the pairs into a bound q g(u) with
 
-    P(error <= q u) >= 1 - alpha                                                       alpha = 1 - confidence
+    P(error <= q g(u)) >= 1 - alpha                                                    alpha = 1 - confidence
 
-for a further environment of the run, whatever the distribution of the errors is: q is a quantile of the scores
-error / u (Zaverkin et al. 2024, eq. 28; Angelopoulos and Bates, arXiv:2107.07511). Three things keep it honest:
+for a further environment of the run, whatever the distribution of the errors is. g is the shape of the errors, fitted
+to the same pairs; q is a quantile of the scores error / g(u). What keeps it honest:
 
-*Atoms of one cell are not independent.* A cell counts once: its atoms share its weight, and the point at infinity,
-which pays for what was not seen, has the weight of a whole cell (Lee, Barber, Willett, arXiv:2306.06342, eq. 7):
-
-    F(s) = sum_c 1/(K + 1) sum_{i in c} 1/n_c [s_i <= s]            q = min {s : F(s) >= 1 - alpha}
+*Atoms of one cell are not independent.* A cell counts once: its atoms share its weight, and what was not seen is paid
+for with the weight of a whole cell.
 
 *Labels are asked for where u is high.* Environments above and below the selection threshold are two strata whose shares
-of the run are known; each stratum has its own F, and the shares weigh them (weighted conformal prediction, Tibshirani
-et al., arXiv:1904.06019, with the weights of post-stratification).
+of the run are known; each stratum has its own distribution of scores, and the shares weigh them (weighted conformal
+prediction, Tibshirani et al., arXiv:1904.06019, with the weights of post-stratification). Because g follows the errors
+along u, the weights change little: the bound holds at every u, not only on average.
 
 *The model learns.* Pairs of an older model fade: a cell counts 2^(-age / half_life), its age being the number of cells
 compared since (Barber, Candès, Ramdas, Tibshirani, arXiv:2202.13415).
 
-The bound on the error gives the threshold of u at which a user's tolerance is reached. No number here extrapolates: the
-threshold never lies further above the largest u that was compared than by the factor ``reach``.
+*Nothing is extrapolated.* Beyond ``reach`` times the largest u that three cells have shown, the bound is infinite, and
+the threshold at which a user's tolerance is reached never lies there. Once a run supplies enough cells, only its own
+count: held-out initial structures are crystals that resemble what was learned.
 """
 
 from __future__ import annotations
@@ -36,6 +36,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ideal.errors import UncertaintyError
 from ideal.records import FloatArray
+from ideal.uncertainty.conformal import (
+    ErrorBound,
+    ErrorShape,
+    cell_masses,
+    checked_pairs,
+    join,
+    ratio,
+    smallest_score,
+)
 
 Kind = Literal["validation", "selected", "audit"]
 KINDS: tuple[Kind, ...] = ("validation", "selected", "audit")
@@ -100,7 +109,7 @@ class Calibration:
         self._cells: dict[str, _Cell] = {}
         self._count = 0
         self._population = (0, 0)
-        self._scale: float | None = None
+        self._fits: tuple[ErrorBound, float] | None = None
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
@@ -143,7 +152,7 @@ class Calibration:
         """
         if kind not in KINDS:
             raise UncertaintyError(f"kind {kind!r} of cell {key!r}: choose one of {', '.join(KINDS)}")
-        values, errors = _checked_pairs(key, u, error)
+        values, errors = checked_pairs(f"cell {key!r}", u, error)
         used = np.ones(values.size, dtype=bool) if core is None else np.asarray(core, dtype=bool)
         if used.shape != values.shape:
             raise UncertaintyError(
@@ -171,7 +180,7 @@ class Calibration:
             number=self._count,
         )
         self._count += 1
-        self._scale = None
+        self._fits = None
 
     def set_population(self, n_certain: int, n_uncertain: int) -> None:
         """Tell how many environments (atoms times checks) the run has seen below and above the threshold.
@@ -182,7 +191,7 @@ class Calibration:
         if n_certain < 0 or n_uncertain < 0:
             raise UncertaintyError(f"population ({n_certain}, {n_uncertain}): counts are 0 or more")
         self._population = (int(n_certain), int(n_uncertain))
-        self._scale = None
+        self._fits = None
 
     @property
     def population(self) -> tuple[int, int]:
@@ -205,14 +214,16 @@ class Calibration:
     def ready(self) -> bool:
         """Whether enough cells, and enough of the run itself, were compared for the bound to be used."""
         from_run = sum(cell.kind != "validation" and cell.u.size > 0 for cell in self._cells.values())
-        return from_run >= self.run_cells and math.isfinite(self.scale)
+        return from_run >= self.run_cells and math.isfinite(self._fitted[0].factor)
 
     @property
     def scale(self) -> float:
-        """Force error bound per unit of u, eV/Å; infinite as long as the pairs allow no finite bound."""
-        if self._scale is None:
-            self._scale = self._quantile()
-        return self._scale
+        """The conformal quantile of error / u, eV/Å per unit of u: the summary in one number.
+
+        The bound itself follows the shape of the errors; use `bound` and `threshold`. Infinite as long as the pairs
+        allow no bound.
+        """
+        return self._fitted[1]
 
     def bound(self, u: ArrayLike) -> FloatArray:
         """Bound on the force error of environments, eV/Å.
@@ -221,36 +232,27 @@ class Calibration:
             u: (n,) or one number.
 
         Returns:
-            Of the shape of ``u``; infinite where u is, and everywhere as long as there is no finite scale.
+            Of the shape of ``u``; infinite beyond what was compared, and everywhere as long as there is no bound.
+
+        Raises:
+            UncertaintyError: u is negative or not a number.
         """
-        values = np.asarray(u, dtype=np.float64)
-        if np.isnan(values).any() or (values < 0).any():
-            raise UncertaintyError("bound: u must not be negative or not a number; score the frame again")
-        if math.isinf(self.scale):
-            return np.full(values.shape, math.inf)
-        finite = np.isfinite(values)
-        return np.where(finite, self.scale * np.where(finite, values, 0.0), math.inf)
+        return self._fitted[0](u)
 
     def threshold(self, force_error: float) -> float:
-        """u at which the bound reaches ``force_error`` (eV/Å), but not beyond what was compared; 0 without a scale."""
+        """u at which the bound reaches ``force_error`` (eV/Å), but not beyond what was compared; 0 without a bound.
+
+        Raises:
+            UncertaintyError: force_error is not a finite number above 0.
+        """
         if not force_error > 0 or not math.isfinite(force_error):
             raise UncertaintyError(f"force_error {force_error}: choose a number above 0 eV/Å")
-        if math.isinf(self.scale):
-            return 0.0
-        value = force_error / self.scale if self.scale > 0 else math.inf
-        return min(value, self.reach * self.largest_compared_u)
+        return self._fitted[0].largest_u(force_error)
 
     @property
     def largest_compared_u(self) -> float:
         """u that at least three cells have reached (of the run, where ``run_cells`` asks for them); 0 without."""
-        largest = sorted(
-            (
-                float(cell.u.max())
-                for cell in self._cells.values()
-                if cell.u.size and (cell.kind != "validation" or self.run_cells == 0)
-            ),
-            reverse=True,
-        )
+        largest = sorted((float(cell.u.max()) for cell in self._calibrating), reverse=True)
         return largest[min(3, len(largest)) - 1] if largest else 0.0
 
     @property
@@ -274,11 +276,12 @@ class Calibration:
             kind: only cells of this kind; None: all.
         """
         cells = [cell for cell in self._cells.values() if kind in (None, cell.kind) and cell.u.size]
-        u = np.concatenate([np.empty(0), *(cell.u for cell in cells)])
-        error = np.concatenate([np.empty(0), *(cell.error for cell in cells)])
-        weight = np.concatenate([np.empty(0), *(np.full(cell.u.size, 1 / cell.u.size) for cell in cells)])
-        numbers = np.concatenate([np.empty(0, dtype=np.int64), *(np.full(cell.u.size, cell.number) for cell in cells)])
-        return u, error, weight, numbers
+        return (
+            join([cell.u for cell in cells]),
+            join([cell.error for cell in cells]),
+            join([np.full(cell.u.size, 1 / cell.u.size) for cell in cells]),
+            join([np.full(cell.u.size, cell.number) for cell in cells], dtype=np.int64),
+        )
 
     # --- state --------------------------------------------------------------------------------------------------------
 
@@ -289,11 +292,9 @@ class Calibration:
             "keys": list(self._cells),
             "kind": np.array([KINDS.index(cell.kind) for cell in cells], dtype=np.int64),
             "n": np.array([cell.u.size for cell in cells], dtype=np.int64),
-            "u": np.concatenate([np.empty(0), *(cell.u for cell in cells)]),
-            "error": np.concatenate([np.empty(0), *(cell.error for cell in cells)]),
-            "uncertain": np.concatenate([np.empty(0, dtype=bool), *(cell.uncertain for cell in cells)]).astype(
-                np.int64
-            ),
+            "u": join([cell.u for cell in cells]),
+            "error": join([cell.error for cell in cells]),
+            "uncertain": join([cell.uncertain for cell in cells], dtype=np.int64),
             "center": np.array([cell.center for cell in cells], dtype=np.int64),
             "number": np.array([cell.number for cell in cells], dtype=np.int64),
             "u_cell": np.array([cell.u_cell for cell in cells], dtype=np.float64),
@@ -322,7 +323,7 @@ class Calibration:
             )
         self._count = int(state["count"])
         self._population = (int(state["population"][0]), int(state["population"][1]))
-        self._scale = None
+        self._fits = None
 
     # --- numerics -----------------------------------------------------------------------------------------------------
 
@@ -330,37 +331,39 @@ class Calibration:
         """Share that the cell still counts."""
         return 2.0 ** (-(self._count - 1 - cell.number) / self.half_life)
 
-    def _quantile(self) -> float:
-        """Smallest s with F(s) >= confidence, infinite where the mass at infinity exceeds alpha."""
-        scores, masses, _ = self._weighted_scores()
-        return _smallest_score(scores, masses, self.confidence)
+    @property
+    def _fitted(self) -> tuple[ErrorBound, float]:
+        """The bound, and the factor of the shape g(u) = u."""
+        if self._fits is None:
+            self._fits = self._fit()
+        return self._fits
 
-    def _weighted_scores(self) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
-        """Scores, the masses that F gives them (their sum stays below 1 by the mass at infinity), cell numbers."""
-        cells = [cell for cell in self._cells.values() if cell.u.size]
-        if self.run_cells:
-            cells = [cell for cell in cells if cell.kind != "validation"]
+    def _fit(self) -> tuple[ErrorBound, float]:
+        cells = self._calibrating
+        if not cells:
+            return ErrorBound(ErrorShape.proportional(), math.inf), math.inf
+        u, error = join([cell.u for cell in cells]), join([cell.error for cell in cells])
+        uncertain = join([cell.uncertain for cell in cells], dtype=bool)
+        number = np.repeat(np.arange(len(cells)), [cell.u.size for cell in cells])
+        weight = np.array([self._fresh(cell) for cell in cells])
         total = sum(self._population)
-        masks: list[tuple[float, list[NDArray[np.bool_]]]]
-        if total == 0:
-            masks = [(1.0, [np.ones(cell.u.size, dtype=bool) for cell in cells])]
-        else:
-            certain, uncertain = (n / total for n in self._population)
-            masks = [
-                (certain, [~cell.uncertain for cell in cells]),
-                (uncertain, [cell.uncertain for cell in cells]),
-            ]
-        scores, masses, numbers = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
-        for share, members in masks:
-            fresh = [self._fresh(cell) if member.any() else 0.0 for cell, member in zip(cells, members, strict=True)]
-            for cell, member, weight in zip(cells, members, fresh, strict=True):
-                n = int(member.sum())
-                if n == 0:
-                    continue
-                scores.append(_scores(cell.u[member], cell.error[member]))
-                masses.append(np.full(n, share * weight / (1 + sum(fresh)) / n))
-                numbers.append(np.full(n, cell.number))
-        return np.concatenate(scores), np.concatenate(masses), np.concatenate(numbers)
+        strata = [(1.0, np.ones(u.size, dtype=bool))]
+        if total:
+            strata = [(self._population[0] / total, ~uncertain), (self._population[1] / total, uncertain)]
+        masses = np.zeros(u.size)
+        for share, members in strata:
+            if members.any():
+                masses[members] = share * cell_masses(number[members], weight)
+        shape = ErrorShape.fit(u, error, number, weight, self.confidence)
+        factor, scale = (smallest_score(ratio(error, size), masses, self.confidence) for size in (shape(u), u))
+        return ErrorBound(shape, factor, self.reach * self.largest_compared_u), scale
+
+    @property
+    def _calibrating(self) -> list[_Cell]:
+        """Cells whose pairs calibrate: those of the run, or all where none of a run are asked for."""
+        return [
+            cell for cell in self._cells.values() if cell.u.size and (not self.run_cells or cell.kind != "validation")
+        ]
 
     def _slope(self, errors: list[float]) -> float | None:
         u = np.array([cell.u_cell for cell in self._cells.values()])
@@ -370,54 +373,3 @@ class Calibration:
         if known.sum() < 2:
             return None
         return float((weight * u * error)[known].sum() / (weight * u * u)[known].sum())
-
-
-def conformal_scale(u: ArrayLike, error: ArrayLike, cell: ArrayLike, confidence: float) -> float:
-    """The scale of one set of cells that count alike: the q of the module's first equation.
-
-    Args:
-        u: (n,) uncertainty, finite.
-        error: (n,) force error, eV/Å.
-        cell: (n,) number or name of the cell of each pair.
-        confidence: 1 - alpha.
-
-    Returns:
-        eV/Å per unit of u; infinite with fewer than (1 - alpha) / alpha cells.
-
-    Example:
-        >>> conformal_scale([1.0, 1.0, 1.0], [0.1, 0.2, 0.3], [0, 1, 2], confidence=0.5)
-        0.2
-    """
-    values, errors = _checked_pairs("all", u, error)
-    _, numbers = np.unique(np.asarray(cell), return_inverse=True)
-    sizes = np.bincount(numbers)
-    return _smallest_score(_scores(values, errors), 1 / (sizes.size + 1) / sizes[numbers], confidence)
-
-
-def _smallest_score(scores: FloatArray, masses: FloatArray, level: float) -> float:
-    """Smallest score up to which the masses add to the level; infinite where all of them do not."""
-    order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(masses[order]) >= level - 1e-12
-    return float(scores[order[int(np.argmax(reached))]]) if reached.any() else math.inf
-
-
-def _scores(u: FloatArray, error: FloatArray) -> FloatArray:
-    """error / u; an error at u = 0 cannot be bounded by any scale, no error always is."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error > 0, error / u, 0.0)
-
-
-def _checked_pairs(key: str, u: ArrayLike, error: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    values = np.asarray(u, dtype=np.float64)
-    errors = np.asarray(error, dtype=np.float64)
-    if values.ndim != 1 or values.shape != errors.shape or values.size == 0:
-        raise UncertaintyError(
-            f"cell {key!r}: u of shape {values.shape} and error of shape {errors.shape}; give one each per atom"
-        )
-    if np.isnan(values).any() or (values < 0).any():
-        raise UncertaintyError(f"cell {key!r}: u is negative or not a number; score the cell again")
-    if not np.isfinite(errors).all() or (errors < 0).any():
-        raise UncertaintyError(
-            f"cell {key!r}: a force error is negative, infinite or not a number; leave the cell out, or label it again"
-        )
-    return values, errors
