@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,13 +18,13 @@ from ideal.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ideal.cli.calibration_study import LabelledPairs, Study
     from ideal.engine.comparing import Comparison
-    from ideal.records import FloatArray, IntArray, Label
-    from ideal.uncertainty.assessment import Assessment, CalibrationCurve, Measure
-    from ideal.uncertainty.calibration import Calibration
+    from ideal.records import Label
+    from ideal.uncertainty.assessment import Measure
+    from ideal.uncertainty.base import AtomwiseUncertainty
 
 _BATCH = 16
-_FOLDS = 20
 _FILES = ("calibration.json", "calibration.png")
 
 
@@ -35,30 +35,6 @@ class _Source:
     model: Path
     uncertainty: Path
     run: Path | None
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """All compared atoms; every array (n,). ``weight`` lets each structure count once."""
-
-    u: FloatArray
-    error: FloatArray
-    cell: IntArray
-    weight: FloatArray
-    species: Any
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What the pairs give."""
-
-    calibration: Calibration
-    threshold: float
-    asked: float
-    assessment: Assessment
-    curve: CalibrationCurve
-    folds: int
-    per_species: dict[str, Assessment]
 
 
 def calibrate(
@@ -96,6 +72,8 @@ def calibrate(
     for. Every structure is judged by a bound from the others (20 folds, structures kept whole), and counts once
     whatever its size. Structures that the run has learned are left out. The default output is DATA-calibration.
     """
+    from ideal.cli.calibration_study import LabelledPairs, structures_needed, study
+
     _check_numbers(force_error, confidence, threshold)
     output = output or Path(f"{data.stem}-calibration")
     if (output / "config.yaml").exists() or (output / "events.jsonl").exists():
@@ -104,15 +82,22 @@ def calibrate(
         )
     source = _source(model, uncertainty)
     labels = _unknown_labels(data, source, include_known)
-    needed = math.ceil(confidence / (1 - confidence) - 1e-9) + 1
+    needed = structures_needed(confidence)
     if len(labels) < needed:
         raise ConfigError(
             f"{data}: {len(labels)} structures; a bound for {100 * confidence:g} % of the atoms needs at least "
             f"{needed}: give more, or lower --confidence"
         )
     comparisons = _compare(source, labels, threads)
-    pairs = _pairs(labels, comparisons)
-    result = _analyze(comparisons, pairs, force_error, confidence, threshold, per_species)
+    pairs = LabelledPairs.of(labels, comparisons)
+    result = study(
+        comparisons,
+        pairs,
+        force_error=force_error,
+        confidence=confidence,
+        threshold=threshold,
+        per_species=per_species,
+    )
     _print(data, source, pairs, result)
     _write(output, data, source, pairs, result)
 
@@ -148,7 +133,7 @@ def _source(model: Path, uncertainty: Path | None) -> _Source:
                 "(a run keeps one as DIR/uncertainty.safetensors)"
             )
         uncertainty = run / "uncertainty.safetensors"
-    return _Source(folder, existing_file(uncertainty, "--uncertainty"), run)
+    return _Source(folder, uncertainty if uncertainty.is_dir() else existing_file(uncertainty, "--uncertainty"), run)
 
 
 def _unknown_labels(data: Path, source: _Source, include_known: bool) -> list[Label]:
@@ -204,98 +189,38 @@ def _compare(source: _Source, labels: Sequence[Label], threads: int) -> list[Com
     with console.status("loading torch and the model"):
         from ideal.engine.comparing import compare
         from ideal.models.m3gnet import M3GNetPotential
-        from ideal.uncertainty.mahalanobis import SoapMahalanobis
 
         potential = M3GNetPotential.load(source.model, threads=threads)
-        distribution = SoapMahalanobis.load(source.uncertainty, threads=threads)
+        uncertainty = _load_uncertainty(source.uncertainty, threads)
     comparisons: list[Comparison] = []
     starts = range(0, len(labels), _BATCH)
     for start in track(starts, "comparing", console=console, disable=not console.is_terminal, transient=True):
-        comparisons += compare(potential, distribution, labels[start : start + _BATCH])
+        comparisons += compare(potential, uncertainty, labels[start : start + _BATCH])
     return comparisons
 
 
-def _pairs(labels: Sequence[Label], comparisons: Sequence[Comparison]) -> _Pairs:
-    import numpy as np
+def _load_uncertainty(path: Path, threads: int) -> AtomwiseUncertainty:
+    """The distribution in a file, or the model-based uncertainty in a folder."""
+    from ideal.uncertainty.mahalanobis import SoapMahalanobis
 
-    sizes = [len(comparison.u) for comparison in comparisons]
-    return _Pairs(
-        u=np.concatenate([comparison.u for comparison in comparisons]),
-        error=np.concatenate([comparison.error for comparison in comparisons]),
-        cell=np.repeat(np.arange(len(sizes)), sizes),
-        weight=np.repeat(1.0 / np.array(sizes), sizes),
-        species=np.concatenate([label.atoms.get_chemical_symbols() for label in labels]),
-    )
+    if path.is_file():
+        return SoapMahalanobis.load(path, threads=threads)
+    from ideal.uncertainty.committee import ModelCommittee
+    from ideal.uncertainty.gradient_features import GradientFeatures
+    from ideal.uncertainty.storage import read_kind
 
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def _analyze(
-    comparisons: Sequence[Comparison],
-    pairs: _Pairs,
-    force_error: float,
-    confidence: float,
-    threshold: float | None,
-    per_species: bool,
-) -> _Result:
-    import numpy as np
-
-    from ideal.report.calibration_plot import CONFIDENCES
-    from ideal.uncertainty.assessment import assess, calibration_curve
-
-    calibration = _fit(comparisons, confidence)
-    asked = calibration.threshold(force_error)
-    limit = asked if threshold is None else threshold
-    # Structures in the order of a file may drift (a trajectory): every fold takes every n-th.
-    folds = min(len(comparisons), _FOLDS)
-    fold = np.arange(len(comparisons)) % folds
-    bound = np.empty(len(pairs.u))
-    for number in range(folds):
-        others = _fit([c for c, part in zip(comparisons, fold, strict=True) if part != number], confidence)
-        here = fold[pairs.cell] == number
-        bound[here] = others.bound(pairs.u[here])
-
-    def judged(mask: Any) -> Assessment:
-        return assess(
-            pairs.u[mask],
-            pairs.error[mask],
-            threshold=limit,
-            force_error=force_error,
-            weight=pairs.weight[mask],
-            bound=bound[mask],
-            cell=pairs.cell[mask],
-        )
-
-    finite = np.isfinite(pairs.u)
-    known = (pairs.u[finite], pairs.error[finite], pairs.cell[finite])
-    return _Result(
-        calibration=calibration,
-        threshold=limit,
-        asked=asked,
-        assessment=judged(slice(None)),
-        curve=calibration_curve(*known, confidences=CONFIDENCES),
-        folds=folds,
-        per_species={str(name): judged(pairs.species == name) for name in np.unique(pairs.species)}
-        if per_species
-        else {},
-    )
-
-
-def _fit(comparisons: Sequence[Comparison], confidence: float) -> Calibration:
-    """A calibration on a labelled set, which is its own population and does not age."""
-    from ideal.uncertainty.calibration import Calibration
-
-    calibration = Calibration(confidence, run_cells=0, half_life=math.inf)
-    for number, c in enumerate(comparisons):
-        calibration.add(str(number), "validation", c.u, c.error, c.energy_error, c.stress_error)
-    return calibration
+    kinds = {f"ideal.{kind.__name__}": kind for kind in (ModelCommittee, GradientFeatures)}
+    kind = read_kind(path)
+    if kind not in kinds:
+        raise ConfigError(f"--uncertainty {path}: holds {kind!r}; valid: {', '.join(kinds)}")
+    loaded: AtomwiseUncertainty = kinds[kind].load(path)
+    return loaded
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
-def _print(data: Path, source: _Source, pairs: _Pairs, result: _Result) -> None:
+def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> None:
     from rich.console import Console
 
     console = Console()
@@ -330,14 +255,14 @@ def _print(data: Path, source: _Source, pairs: _Pairs, result: _Result) -> None:
         console.print(_species_table(result, pairs))
 
 
-def _reach(result: _Result) -> str:
+def _reach(result: Study) -> str:
     """Why the threshold is lower than tolerance over scale, when it is."""
     scale, found = result.calibration.scale, result.assessment
     wanted = found.force_error / scale if scale > 0 else math.inf
     return f" (the bound allows {wanted:.4g}, but nothing was compared there)" if result.asked < 0.999 * wanted else ""
 
 
-def _measures(result: _Result) -> Table:
+def _measures(result: Study) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -378,7 +303,7 @@ def _cells(measure: Measure, percent: bool) -> tuple[str, str]:
     return value, f"{say(measure.low).removesuffix(' %')} to {say(measure.high)}"
 
 
-def _species_table(result: _Result, pairs: _Pairs) -> Table:
+def _species_table(result: Study, pairs: LabelledPairs) -> Table:
     import numpy as np
     from rich import box
     from rich.table import Table
@@ -410,7 +335,7 @@ def _species_table(result: _Result, pairs: _Pairs) -> Table:
     return table
 
 
-def _write(output: Path, data: Path, source: _Source, pairs: _Pairs, result: _Result) -> None:
+def _write(output: Path, data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> None:
     from ideal.cli.output import replacing, write_text
     from ideal.report.calibration_plot import Cloud, Curve, Lines, draw_calibration
     from ideal.report.style import LIGHT, themed, to_png

@@ -28,6 +28,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         'Finished: 10 MD steps in 01:01, 0 updates of the model.'
     """
     from ideal.cli.live import elapsed
+    from ideal.report.words import audit_line, threshold_line
 
     lines = [
         f"{summary['status'].capitalize()}: {summary['steps']} MD steps in {elapsed(summary['wall_seconds'])}, "
@@ -47,6 +48,10 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         )
         lines.append(text + ".")
     lines += _error_lines(summary.get("held_out_before"), summary.get("held_out_after"))
+    calibration = summary.get("calibration") or {}
+    if calibration:
+        found = [line for line in (threshold_line(calibration), audit_line(calibration)) if line]
+        lines += [f"{line[:1].upper()}{line[1:]}." for line in found]
     wall = summary["wall_seconds"]
     shares = {
         _STAGE_NAMES.get(stage, stage): seconds / wall

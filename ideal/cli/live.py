@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ideal.cli.progress import ENDED, STAGES, RunProgress, TrajectoryProgress, read_progress
+from ideal.report.words import audit_line, budget_sentence, threshold_line
 
 _STATE_STYLES = {
     "running": "green",
@@ -89,6 +90,8 @@ class LiveView:
         if name == "embedded" and not event["accepted"]:
             where = f"{event['trajectory']}: step {event['step']}, atom {event['atom']}"
             return f"{where}: no acceptable cell: {event['reason']}"
+        if name == "label_budget_spent":
+            return budget_sentence(event)
         if name == "pretrained":
             return f"trained on {event['labels']} initial labels: {errors_text(event['after'])}"
         return self._plain_line(event) if self._live is None else None
@@ -110,6 +113,8 @@ class LiveView:
             if event.get("rolled_back"):
                 change = f"put back because it did not help, {errors_text(event['after'])}"
             return f"{event['trajectory'] or 'model'}: learned {event['labels']} labels, {change}"
+        if name == "calibrated":
+            return "; ".join(filter(None, [threshold_line(event), audit_line(event)]))
         if name == "check":
             trajectory = self.progress.trajectory(event["trajectory"])
             if self._due(trajectory.name) or event["n_uncertain"]:
@@ -139,6 +144,7 @@ class LiveView:
         parts.append(Text(f"{elapsed(time.monotonic() - self._start)}  {head}", style="bold"))
         if progress.trajectories:
             parts.append(trajectory_table(progress))
+        parts += [Text(line) for line in calibration_lines(progress)]
         counts = progress.batch_counts()
         if counts["running"]:
             total = sum(counts.values())
@@ -191,6 +197,14 @@ def trajectory_cells(trajectory: TrajectoryProgress, progress: RunProgress) -> l
         "-" if trajectory.max_u is None else f"{trajectory.max_u:.2f}/{trajectory.threshold or 0.0:.2f}",
         f"{counts['done']}/{counts['running']}/{counts['failed']}",
     ]
+
+
+def calibration_lines(progress: RunProgress) -> list[str]:
+    """What the threshold means, what the audits say, whether the label budget is spent; as much as is known."""
+    lines = [threshold_line(progress.calibration), audit_line(progress.calibration)] if progress.calibration else []
+    if progress.label_limit is not None:
+        lines.append(f"label budget spent ({progress.label_limit}): uncertain atoms are no longer labelled")
+    return [line for line in lines if line]
 
 
 def counts_text(counts: dict[str, int]) -> str:

@@ -29,7 +29,7 @@ def status(directory: DirectoryArgument) -> None:
     """Show where a run stands: trajectories, labels, failures, last sign of life. Works while it runs."""
     from rich.console import Console
 
-    from ideal.cli.live import counts_text, trajectory_table
+    from ideal.cli.live import calibration_lines, counts_text, trajectory_table
     from ideal.cli.progress import STAGES, read_progress
     from ideal.engine.run_directory import lock_holder
 
@@ -45,6 +45,8 @@ def status(directory: DirectoryArgument) -> None:
     if any(initial.values()):
         typer.echo(f"Labels of the initial structures: {counts_text(initial)}")
     typer.echo(f"Labels in all: {counts_text(progress.label_counts())}; updates of the model: {progress.updates}")
+    for line in calibration_lines(progress):
+        typer.echo(line[:1].upper() + line[1:])
     _failures(progress)
     if progress.last is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(progress.last))

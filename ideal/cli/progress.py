@@ -183,7 +183,7 @@ def _label_submitted(run: RunProgress, event: Mapping[str, Any]) -> None:
         run.batch = set()
     run.batch.add(event["key"])
     run.labels[event["key"]] = LabelProgress(event["key"], name)
-    if name:
+    if name and event.get("purpose") != "audit":  # an audited cell may come from a trajectory that moves on
         run.trajectory(name).state = "labelling"
 
 
@@ -201,7 +201,7 @@ def _updated(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.updates += 1
     if run.training is not None:
         run.training.running = False
-    if event.get("trajectory"):
+    if event.get("trajectory") and run.trajectory(event["trajectory"]).state == "labelling":
         run.trajectory(event["trajectory"]).state = "running"
 
 

@@ -180,7 +180,7 @@ def _lines(axes: Axes, lines: Lines, theme: Theme) -> None:
     if math.isfinite(lines.force_error):
         axes.axhline(
             lines.force_error,
-            color=theme.before,
+            color=theme.series[2],
             linestyle=_DOTTED,
             linewidth=2.0,
             label=f"tolerance {lines.force_error:g} eV/Å",

@@ -24,6 +24,7 @@ class FigureSpec:
         section: one of `SECTIONS`.
         title, caption: what stands above and below it.
         draw: makes it; raises `NotDrawnError` when there is nothing to show.
+        wide: takes the whole width of the page.
     """
 
     name: str
@@ -31,6 +32,7 @@ class FigureSpec:
     title: str
     caption: str
     draw: Callable[[RunData, Derived, Theme], Drawing]
+    wide: bool = False
 
 
 FIGURES: tuple[FigureSpec, ...] = (
@@ -70,6 +72,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         "more than the tolerance at a u below the threshold: missed errors. Right: a bound from half of the cells, "
         "tested on the other half; on the line it keeps what it promises.",
         figures_calibration.errors_by_uncertainty,
+        wide=True,
     ),
     FigureSpec(
         "threshold",

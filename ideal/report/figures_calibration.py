@@ -17,6 +17,7 @@ from ideal.report.derived import Derived
 from ideal.report.drawing import Drawing, NotDrawnError
 from ideal.report.log import number
 from ideal.report.style import Theme, legend_above, new_figure
+from ideal.report.words import NO_LIMIT
 from ideal.uncertainty.assessment import calibration_curve
 
 
@@ -48,7 +49,7 @@ def _clouds(pairs: Pairs, theme: Theme) -> list[Cloud]:
     groups = (
         ("validation", pairs.of("validation"), theme.muted, 6.0, "o"),
         ("selected: u was high", pairs.of("selected"), theme.before, 7.0, "^"),
-        ("audit: around it", pairs.of("audit") & ~pairs.center, theme.after, 7.0, "s"),
+        ("audit: its neighbors", pairs.of("audit") & ~pairs.center, theme.after, 7.0, "s"),
         ("audit: the atom drawn", drawn, theme.ink, 30.0, "D"),
     )
     return [
@@ -74,6 +75,7 @@ def threshold_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         raise NotDrawnError("the run has not compared labels with its model")
     ready = np.array([bool(event.get("ready")) for event in history.history])
     threshold, scale = history.column("threshold"), history.column("scale")
+    threshold = np.where(threshold < NO_LIMIT, threshold, math.nan)
     x = np.arange(1.0, len(ready) + 1)
     figure = new_figure(height=4.4)
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -84,7 +86,8 @@ def threshold_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     ):
         axes.plot(x, values, color=color, label=name, linewidth=1.2)
         _marked(axes, x, values, ready, color, theme)
-        axes.set_ylim(bottom=0)
+    _from_zero(top, threshold, history.column("in_distribution"))
+    _from_zero(bottom, scale)
     top.set_ylabel("threshold of u")
     bottom.set_ylabel("bound per unit of u\n(eV/Å)")
     bottom.set_xlabel("comparison with new labels")
@@ -114,10 +117,9 @@ def audit_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         axes.fill_between(x, low, high, color=theme.series[0], alpha=0.22, linewidth=0, step="mid")
         axes.plot(x, value, color=theme.series[0], marker="o", markersize=4)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes, value, high)
     top.yaxis.set_major_formatter(PercentFormatter(1.0))
-    tops = missed[2][np.isfinite(missed[2])]
-    top.set_ylim(0, min(1.0, 1.1 * float(tops.max())) if len(tops) and tops.max() > 0 else 1.0)
+    top.set_ylim(top=min(1.0, top.get_ylim()[1]))
     bottom.set_xlabel("comparison with new labels")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.align_ylabels()
@@ -135,6 +137,13 @@ def audit_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
 def _estimates(run: RunData, name: str) -> FloatArray:
     """(3, n_events): value, low, high."""
     return np.array([run.calibration.column(key) for key in (name, f"{name}_low", f"{name}_high")])
+
+
+def _from_zero(axes: Axes, *values: FloatArray) -> None:
+    """A y axis from 0 to a little above the largest value."""
+    everything = np.concatenate(values)
+    largest = everything[np.isfinite(everything)].max(initial=0.0)
+    axes.set_ylim(0, 1.12 * largest if largest > 0 else 1.0)
 
 
 def _marked(axes: Axes, x: FloatArray, values: FloatArray, ready: BoolArray, color: str, theme: Theme) -> None:

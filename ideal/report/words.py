@@ -16,6 +16,9 @@ from ideal.report.log import number
 _FEW = 10
 """Below this many audits only the ends of an interval are told: the estimate itself would be read as a measurement."""
 
+NO_LIMIT = 1e300
+"""A threshold as large as this excludes no atom."""
+
 _SOURCES = {
     "calibrated": "from the calibration",
     "quantile": "the held-out quantile of u times its factor",
@@ -52,32 +55,51 @@ def budget_sentence(event: Mapping[str, Any]) -> str:
     )
 
 
-def calibration_line(event: Mapping[str, Any]) -> str:
-    """One short line for the terminal: the threshold and what it means, and what the audits say.
+def threshold_line(content: Mapping[str, Any]) -> str:
+    """The threshold and what it means, in one short line for the terminal.
 
     Args:
-        event: a "calibrated" event.
+        content: ``calibration.json`` or a "calibrated" event.
 
     Example:
-        >>> calibration_line({"threshold": 2.0, "scale": 0.075, "ready": True, "threshold_source": "calibrated"})
-        'threshold u 2.00: force error below 0.150 eV/Å'
+        >>> threshold_line({"threshold": 2.0, "scale": 0.075, "ready": True, "threshold_source": "calibrated"})
+        'threshold u 2.00: force error up to 0.150 eV/Å'
     """
-    threshold, scale = number(event.get("threshold")), number(event.get("scale"))
+    threshold, scale = number(content.get("threshold")), number(content.get("scale"))
+    if not threshold < NO_LIMIT:
+        return "threshold u: none"
     text = f"threshold u {threshold:.2f}"
-    if event.get("ready") and math.isfinite(scale):
-        text += f": force error below {threshold * scale:.3f} eV/Å"
+    if content.get("ready") and math.isfinite(scale):
+        return f"{text}: force error up to {threshold * scale:.3f} eV/Å"
+    source = str(content.get("threshold_source", "")).replace("_", " ")
+    return f"{text} ({source}); not calibrated yet ({content.get('n_pairs', 0):,} atoms compared)"
+
+
+def audit_line(content: Mapping[str, Any]) -> str:
+    """What the audits say, in one short line for the terminal; empty without any.
+
+    Args:
+        content: ``calibration.json`` or a "calibrated" event.
+
+    Example:
+        >>> audit_line({"missed_error_rate_low": 0.0, "missed_error_rate_high": 0.63})
+        'audit: missed errors 0 to 63 %'
+    """
+    audit = content.get("audit")
+    if isinstance(audit, Mapping):
+        missed, force = (Interval.read(audit.get(name)) for name in ("missed_error_rate", "force_error"))
+        title = f"audit ({audit.get('n_audited', '?')})"
     else:
-        text += f" ({event.get('threshold_source', '?')}), not calibrated yet: {event.get('n_pairs', 0)} pairs"
-    missed, force = _flat(event, "missed_error_rate"), _flat(event, "force_error")
-    if missed.bounded or force.bounded:
-        text += "; audit: "
-        parts = []
-        if missed.bounded:
-            parts.append(f"missed errors {_percent(missed.low)} to {_percent(missed.high)}")
-        if force.bounded:
-            parts.append(f"force error {force.low:.3f} to {force.high:.3f} eV/Å")
-        text += ", ".join(parts)
-    return text
+        missed, force = _flat(content, "missed_error_rate"), _flat(content, "force_error")
+        title = "audit"
+    parts = []
+    if missed.bounded:
+        parts.append(f"missed errors {_percent(missed.low, unit=False)} to {_percent(missed.high)}")
+    if force.bounded:
+        parts.append(f"mean force error {force.low:.3f} to {force.high:.3f} eV/Å")
+    elif math.isfinite(force.low):
+        parts.append(f"mean force error at least {force.low:.3f} eV/Å")
+    return f"{title}: {', '.join(parts)}" if parts else ""
 
 
 def _flat(event: Mapping[str, Any], name: str) -> Interval:
@@ -91,26 +113,22 @@ def _threshold(latest: Mapping[str, Any]) -> Iterator[str]:
     threshold, scale = number(latest.get("threshold")), number(latest.get("scale"))
     source = str(latest.get("threshold_source", ""))
     ready = bool(latest.get("ready")) and math.isfinite(scale)
-    if math.isfinite(threshold):
+    if threshold < NO_LIMIT:
         how = _SOURCES.get(source, source)
         yield f"An atom counted as uncertain where u exceeded {threshold:.3g}" + (f" ({how})." if how else ".")
-    cells = latest.get("n_cells") or {}
-    compared = f"{latest.get('n_pairs', 0):,} atoms" + (
-        " of " + ", ".join(f"{count} {kind}" for kind, count in cells.items() if count) + " cells"
-        if any(cells.values())
-        else ""
-    )
+    cells = [f"{count} {kind}" for kind, count in (latest.get("n_cells") or {}).items() if count]
+    compared = f"{latest.get('n_pairs', 0):,} atoms in labelled cells" + (f" ({', '.join(cells)})" if cells else "")
     if not ready:
         yield (
-            f"Too few labels were compared with the model that had not learned them ({compared}) for a calibration: "
-            "this threshold has no meaning in eV/Å."
+            f"Compared with the model before it learned them: {compared}. That is too little for a calibration: the "
+            "threshold has no meaning in eV/Å yet."
         )
         return
     confidence = number(latest.get("confidence"))
-    share = f"for {100 * confidence:g} % of the environments " if math.isfinite(confidence) else ""
+    share = f"For {100 * confidence:g} % of the environments the" if math.isfinite(confidence) else "The"
     yield (
-        f"Compared with {compared}, the force error stays {share}below u times {scale:.3g} eV/Å; at the threshold that "
-        f"is {scale * threshold:.3g} eV/Å."
+        f"The calibration rests on {compared}, compared with the model before it learned them. {share} force error "
+        f"stays below u times {scale:.3g} eV/Å; at the threshold that is {scale * threshold:.3g} eV/Å."
     )
     target = number(latest.get("force_error"))
     if source == "calibrated" and math.isfinite(target) and scale * threshold < 0.99 * target:
@@ -125,21 +143,25 @@ def _assessment(latest: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(content, Mapping):
         return
     coverage, tpr, ppv, auc = (Interval.read(content.get(name)) for name in ("coverage", "tpr", "ppv", "auc"))
+    level = number(content.get("confidence"))
     confidence = number(latest.get("confidence"))
     if coverage.known:
         asked = f"; {100 * confidence:g} % was asked for" if math.isfinite(confidence) else ""
-        yield f"The bound held for {_percent(coverage.value)} of the compared atoms{_between(coverage)}{asked}."
+        yield (
+            f"The bounds given before the errors were known held for {_percent(coverage.value)} of the atoms"
+            f"{_between(coverage, level)}{asked}."
+        )
     target = number(content.get("force_error", latest.get("force_error")))
     wrong = f"with a force error above {target:g} eV/Å" if math.isfinite(target) else "with a large force error"
     if tpr.known:
-        yield f"Of the compared atoms {wrong}, u found {_percent(tpr.value)}{_between(tpr)}."
+        yield f"Of the compared atoms {wrong}, u found {_percent(tpr.value)}{_between(tpr, level)}."
     if ppv.known:
-        yield f"Of the atoms that u flagged, {_percent(ppv.value)}{_between(ppv)} were truly wrong by that much."
+        yield f"Of the atoms that u flagged, {_percent(ppv.value)}{_between(ppv, level)} were truly wrong by that much."
     if auc.known:
-        span = f" ({auc.low:.2f} to {auc.high:.2f})" if auc.bounded else ""
+        span = f" ({_level(level)}{auc.low:.2f} to {auc.high:.2f})" if auc.bounded else ""
         yield (
-            f"Ranking (AUC): an atom {wrong} has a higher u than one without in {100 * auc.value:.0f} of 100 pairs, "
-            f"AUC {auc.value:.2f}{span}; 0.5 would be chance."
+            f"AUC {auc.value:.2f}{span}: so often does an atom {wrong} have a higher u than an atom without; 0.5 would "
+            "be chance, 1 perfect."
         )
 
 
@@ -150,7 +172,7 @@ def _slopes(latest: Mapping[str, Any]) -> Iterator[str]:
         if math.isfinite(slope):
             parts.append(f"{scale * slope:.3g} {unit} of {name}")
     if parts:
-        yield f"Errors of whole cells grow with their root mean square u: {' and '.join(parts)} per unit of u."
+        yield f"Errors of whole cells per unit of their root mean square u: {' and '.join(parts)}."
 
 
 def _audit(latest: Mapping[str, Any]) -> Iterator[str]:
@@ -168,13 +190,19 @@ def _audit(latest: Mapping[str, Any]) -> Iterator[str]:
     tolerance = number(content.get("tolerance"))
     limit = f"a force error above {tolerance:g} eV/Å" if math.isfinite(tolerance) else "a large force error"
     missed = Interval.read(content.get("missed_error_rate"))
-    yield _estimate(f"Missed errors ({limit} where u is low)", missed, drawn, sure, count, percent=True)
+    yield _estimate(f"Share of them with {limit} (missed errors)", missed, drawn, sure, count, percent=True)
     force = Interval.read(content.get("force_error"))
     everything = "Mean force error of the whole trajectory" + (", uncertain atoms included" if uncertain else "")
     yield _estimate(everything, force, drawn, sure, count)
     rms = Interval.read(content.get("rms_force_error"))
     if rms.known and count >= _FEW:
         yield _estimate("Its root mean square", rms, drawn, sure, count)
+    missing = latest.get("audits_missing")
+    if missing:
+        yield (
+            f"{missing} more atoms were drawn for the audit, but gave no label (no cell, or a failed calculation): if "
+            "they are unlike the others, the estimates are wrong by what they would have shown."
+        )
 
 
 def _estimate(what: str, estimate: Interval, drawn: str, sure: str, count: int, percent: bool = False) -> str:
@@ -184,26 +212,27 @@ def _estimate(what: str, estimate: Interval, drawn: str, sure: str, count: int, 
         return _percent(value, unit) if percent else f"{value:.2g}" + (" eV/Å" if unit else "")
 
     if estimate.bounded:
-        span = f"between {say(estimate.low, unit=False)} and {say(estimate.high)}"
+        span = f"between {say(estimate.low, unit=False)} and {say(estimate.high)}{sure}"
         if count < _FEW or not estimate.known:
-            return f"{what}: {drawn} say {span}{sure}, no more.".replace("1 audit say", "1 audit says")
-        return f"{what}: {say(estimate.value)}, {span}{sure}."
+            return f"{what}: from {drawn}, {span}; more audits would narrow this."
+        return f"{what}: {say(estimate.value)}, {span}, from {drawn}."
     if estimate.known and math.isfinite(estimate.low):
-        return f"{what}: at least {say(estimate.low)}{sure}; {drawn} allow no upper limit.".replace(
-            "1 audit allow", "1 audit allows"
-        )
-    reason = f" ({estimate.reason})" if estimate.reason else ""
-    return f"{what}: not known{reason}."
+        return f"{what}: from {drawn}, at least {say(estimate.low)}{sure}; no upper limit can be given."
+    return f"{what}: not known" + (f" ({estimate.reason})." if estimate.reason else ".")
 
 
-def _between(interval: Interval) -> str:
+def _between(interval: Interval, level: float) -> str:
     if not interval.bounded:
         return ""
-    return f" (between {_percent(interval.low, unit=False)} and {_percent(interval.high)})"
+    return f" ({_level(level)}{_percent(interval.low, unit=False)} to {_percent(interval.high)})"
+
+
+def _level(confidence: float) -> str:
+    return f"{100 * confidence:g} % interval: " if math.isfinite(confidence) else ""
 
 
 def _percent(share: float, unit: bool = True) -> str:
     """A share as a percentage: decimals only where they say something."""
     value = 100 * share
-    digits = 1 if 0 < value < 10 or 90 < value < 100 else 0
+    digits = 1 if 0 < value < 2 or 98 < value < 100 else 0
     return f"{value:.{digits}f}" + (" %" if unit else "")

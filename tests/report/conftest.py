@@ -13,19 +13,25 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from ideal.audit import estimate_audit
 from ideal.config import Config, dump_config
 from ideal.dataset.extxyz import format_frame
 from ideal.engine import events
+from ideal.engine.comparing import Comparison
 from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.run_directory import RunDirectory
 from ideal.records import Label
 from ideal.report.data import read_run
 from ideal.report.derived import Derived, derive
+from ideal.uncertainty.assessment import assess
+from ideal.uncertainty.calibration import Calibration
 
 STEPS, EVERY, TIMESTEP = 1200, 10, 2.0
 THRESHOLD = 2.4
 DONE, FAILED = 14, 1
 ROLLED_BACK = 9
+AUDITS = 4
+FORCE_ERROR, CONFIDENCE = 0.15, 0.8
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +93,12 @@ def build(
         )
         _write_start(directory, rng)
         clock = _Clock(directory)
+        comparisons = _Comparisons(directory, clock)
+        comparisons.take([comparisons.make(f"v{k}", "validation") for k in range(6)], "", 0)
         for name in trajectories:
-            _write_trajectory(directory, clock, name, rng, every)
+            _write_trajectory(directory, clock, name, rng, every, comparisons)
+        directory.write_json("calibration.json", comparisons.content(resamples=40))
+        clock.write(0.1, events.LabelBudgetSpent, trajectory=trajectories[-1], step=STEPS - 100, limit=DONE + AUDITS)
         directory.write_json("held_out_after.json", held_out(0.02, 0.0015, seed=2))
         clock.write(2.0, events.StageFinished, stage="evaluation", seconds=2.0)
         stages = {"md": 80.0, "uncertainty": 12.0, "embedding": 9.0, "labelling_wait": 310.0, "training": 95.0}
@@ -110,6 +120,108 @@ class _Clock:
     def write(self, passed: float, event: Callable[..., events.Event], /, **values: Any) -> None:
         self.time += passed
         self.directory.write_event(event(time=self.time, **values))
+
+
+class _Comparisons:
+    """Compares invented labels as the engine does, and writes what it writes."""
+
+    def __init__(self, directory: RunDirectory, clock: _Clock) -> None:
+        self.directory, self.clock = directory, clock
+        self.rng = np.random.default_rng(5)
+        self.calibration = Calibration(CONFIDENCE, run_cells=8)
+        self.population = (0, 0)
+        self.all: list[Comparison] = []
+
+    def make(self, key: str, kind: Any, trajectory: str = "", step: int = 0) -> Comparison:
+        """A cell whose errors grow with u."""
+        u = self.rng.lognormal(0.2 if kind != "selected" else 0.6, 0.35, 40)
+        return Comparison(
+            key=key,
+            kind=kind,
+            trajectory=trajectory,
+            step=step,
+            atom=None if kind == "validation" else 3,
+            u=u,
+            error=0.04 * u * self.rng.lognormal(0, 0.5, 40),
+            core=np.arange(40) < (40 if kind == "validation" else 12),
+            center=None if kind == "validation" else 0,
+            energy_error=float(self.rng.normal(0, 0.004)),
+            stress_error=0.2,
+            weight=20_000.0 if kind == "audit" else None,
+            threshold=None if kind == "validation" else THRESHOLD,
+        )
+
+    def take(self, comparisons: list[Comparison], trajectory: str, step: int) -> None:
+        """Write pairs, calibration and event."""
+        self.all += comparisons
+        for c in comparisons:
+            arguments = (c.key, c.kind, c.u, c.error, c.energy_error, c.stress_error, c.center)
+            self.calibration.add(*arguments, core=c.core, threshold=c.threshold)
+            self.directory.log("pairs.jsonl").append(c.to_json() + "\n")
+        self.population = (self.population[0] + 8000, self.population[1] + 20)
+        self.calibration.set_population(*self.population)
+        content = self.content()
+        self.directory.write_json("calibration.json", content)
+        audit = content["audit"] or {"missed_error_rate": {}, "force_error": {}}
+        flat = {
+            f"{name}{suffix}": audit[name].get(key)
+            for name in ("missed_error_rate", "force_error")
+            for suffix, key in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
+        same = ("ready", "threshold", "threshold_source", "in_distribution", "scale", "n_pairs")
+        self.clock.write(
+            0.1,
+            events.Calibrated,
+            trajectory=trajectory,
+            step=step,
+            coverage=None,
+            auc=None,
+            **{name: content[name] for name in same},
+            **flat,
+        )
+
+    def content(self, resamples: int = 0) -> dict[str, Any]:
+        """``calibration.json`` as the engine's calibrator gives it."""
+        calibration = self.calibration
+        of_run = [c for c in self.all if c.kind != "validation"] or self.all
+        u, error = (np.concatenate([getattr(c, name)[c.core] for c in of_run]) for name in ("u", "error"))
+        audits = [c for c in self.all if c.kind == "audit"]
+        ready = calibration.ready
+        threshold = calibration.threshold(FORCE_ERROR) if ready else THRESHOLD
+        assessment = assess(
+            u,
+            error,
+            threshold=threshold,
+            force_error=FORCE_ERROR,
+            bound=calibration.bound(u) if ready else None,
+            cell=np.repeat(np.arange(len(of_run)), [int(c.core.sum()) for c in of_run]),
+            resamples=resamples,
+        )
+        audit = estimate_audit(
+            [c.center_error for c in audits],
+            [c.weight for c in audits],
+            n_certain=self.population[0],
+            n_uncertain=self.population[1],
+            tolerance=FORCE_ERROR,
+            uncertain_error=[c.center_error for c in of_run if c.kind == "selected"],
+        )
+        return {
+            "ready": ready,
+            "force_error": FORCE_ERROR,
+            "confidence": CONFIDENCE,
+            "scale": calibration.scale if np.isfinite(calibration.scale) else None,
+            "threshold": threshold,
+            "threshold_source": "calibrated" if ready else "quantile",
+            "in_distribution": THRESHOLD,
+            "n_pairs": calibration.n_pairs,
+            "n_cells": calibration.n_cells,
+            "energy_slope": calibration.energy_slope,
+            "stress_slope": calibration.stress_slope,
+            "assessment": assessment.as_dict(),
+            "audit": audit.as_dict() if audits else None,
+            "audits_missing": 0,
+            "population": {"certain": self.population[0], "uncertain": self.population[1]},
+        }
 
 
 def _write_start(directory: RunDirectory, rng: np.random.Generator) -> None:
@@ -141,7 +253,14 @@ def _write_epoch(
     )
 
 
-def _write_trajectory(directory: RunDirectory, clock: _Clock, name: str, rng: np.random.Generator, every: int) -> None:
+def _write_trajectory(
+    directory: RunDirectory,
+    clock: _Clock,
+    name: str,
+    rng: np.random.Generator,
+    every: int,
+    comparisons: _Comparisons,
+) -> None:
     crystal = bulk("Li", a=3.5, cubic=True).repeat(4)
     walk = np.zeros_like(crystal.positions)
     asking = iter(np.linspace(150, 1050, DONE + FAILED).round(-1).astype(int))
@@ -173,6 +292,10 @@ def _write_trajectory(directory: RunDirectory, clock: _Clock, name: str, rng: np
         )
         if asks:
             _write_label(directory, clock, name, step, asked, atoms, rng)
+            new = [comparisons.make(f"{name}-{asked}", "selected", name, step)]
+            if asked % 4 == 3:
+                new.append(comparisons.make(f"{name}-audit-{asked}", "audit", name, step))
+            comparisons.take(new, name, step)
             asked += 1
             ask_at = next(asking, -1)
     clock.write(0.1, events.TrajectoryFinished, trajectory=name, step=STEPS)
