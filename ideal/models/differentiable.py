@@ -42,7 +42,7 @@ def pull_back(graph: Graph, gradient: Tensor) -> tuple[FloatArray, FloatArray]:
     gradient = gradient.detach().double()
     positions = gradient.new_zeros(graph.n_atoms, 3)
     positions.index_add_(0, graph.target, gradient).index_add_(0, graph.source, -gradient)
-    strain = graph.vectors.double().T @ gradient
+    strain = graph.vectors.detach().double().T @ gradient
     return positions.cpu().numpy(), (0.5 * (strain + strain.T)).cpu().numpy()
 
 
