@@ -239,6 +239,20 @@ class Calibration:
         """
         return self._fitted[0](u)
 
+    def bound_curve(self, points: int = 60) -> tuple[FloatArray, FloatArray]:
+        """The bound for a plot: u (points,), evenly on a logarithmic scale over what was compared, and eV/Å (points,).
+
+        Both are empty as long as there is no bound.
+        """
+        bound = self._fitted[0]
+        u = join([cell.u for cell in self._calibrating])
+        u = u[(u > 0) & np.isfinite(u)]
+        if not u.size or not math.isfinite(bound.factor) or not u.min() < bound.limit < math.inf:
+            return np.empty(0), np.empty(0)
+        grid = np.geomspace(u.min(), bound.limit, points)
+        grid[-1] = bound.limit  # not above it by rounding
+        return grid, bound(grid)
+
     def threshold(self, force_error: float) -> float:
         """u at which the bound reaches ``force_error`` (eV/Å), but not beyond what was compared; 0 without a bound.
 
