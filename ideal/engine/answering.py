@@ -1,23 +1,25 @@
-"""From requests to answers: wait for labels, tell when they arrive, learn from them."""
+"""From requests to answers: tell when labels arrive, compare the model with them, learn them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ideal.engine.calculations import Calculations
+from ideal.engine.calibrating import Calibrator
+from ideal.engine.comparing import compare
 from ideal.engine.events import LabelFailed, LabelFinished, TrainingEpoch, Updated
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner, Progress, errors_as_dict
-from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
+from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.models.calculator import IdealCalculator
-from ideal.records import FailedLabel, Label
+from ideal.records import Label
 from ideal.training.records import TrainingProgress
 
 
 def announce(
     calculations: Calculations,
     journal: Journal,
-    trajectory: str,
     requests: Sequence[LabelRequest],
     announced: set[str],
     in_order: bool,
@@ -27,8 +29,7 @@ def announce(
     Args:
         calculations: holds the answers.
         journal: told about each.
-        trajectory: who asked; empty for the initial data, which ``max_labels`` does not count.
-        requests: what was asked.
+        requests: what was asked; those of the initial data name no trajectory, and ``max_labels`` does not count them.
         announced: keys told already; grows.
         in_order: tell them in the order of asking, so that the events of two equal runs are equal.
 
@@ -44,6 +45,7 @@ def announce(
                 break
             continue
         announced.add(request.key)
+        trajectory = request.info.get("trajectory", "")
         if isinstance(answer, Label):
             journal.counters.done += bool(trajectory)
             journal.tell(LabelFinished(request.key, trajectory, answer.seconds, answer.energy))
@@ -54,41 +56,52 @@ def announce(
 
 
 def learn(
-    trajectory: Trajectory,
+    requests: Sequence[LabelRequest],
+    name: str,
+    step: int,
     trajectories: Sequence[Trajectory],
     learner: Learner,
+    calibrator: Calibrator,
     calculations: Calculations,
     journal: Journal,
 ) -> None:
-    """Learn the answers that ``trajectory`` waited for, and let it go on from the frame where it stopped.
+    """Compare the model with the answers to ``requests``, then learn them.
 
     Labels are learned in the order of asking. Failed ones are left out; a cell that another trajectory has learned
-    meanwhile is not learned twice.
+    meanwhile is neither compared nor learned again.
 
     Args:
-        trajectory: all its answers are in.
+        requests: all answers are in.
+        name: the trajectory that waited for them.
+        step: its MD step.
         trajectories: all of them; each goes on with the new model.
         learner: learns.
+        calibrator: gets the comparison.
         calculations: holds the answers.
-        journal: told about the update.
+        journal: told about update and calibration.
     """
-    answers = [calculations.results[request.key] for request in trajectory.requests]
-    labels = [a for a in answers if not isinstance(a, FailedLabel) and a.key not in learner.dataset]
-    trajectory.status = TrajectoryStatus.RUNNING
-    trajectory.requests = []
-    trajectory.announced = set()
-    trajectory.last_learned_step = trajectory.step
+    answers = [calculations.results[request.key] for request in requests]
+    labels: list[Label] = []
+    origins: list[Mapping[str, Any]] = []
+    for request, answer in zip(requests, answers, strict=True):
+        if isinstance(answer, Label) and answer.key not in learner.dataset:
+            labels.append(answer)
+            origins.append(request.info)
+        else:
+            journal.counters.audits_missing += request.info["purpose"] == "audit"
     if labels:
+        with journal.times.stage("evaluation"):
+            comparisons = compare(learner.potential, learner.uncertainty, labels, origins)
         with journal.times.stage("training"):
-            summary = learner.learn(labels, training_progress(journal, trajectory))
-        for other in trajectories:
-            other.sampler.set_calculator(IdealCalculator(learner.potential))
+            summary = learner.learn(labels, training_progress(journal, name, step))
+        for trajectory in trajectories:
+            trajectory.sampler.set_calculator(IdealCalculator(learner.potential))
         with journal.times.stage("io"):
             learner.publish(journal.directory.path)
         journal.tell(
             Updated(
-                trajectory=trajectory.name,
-                step=trajectory.step,
+                trajectory=name,
+                step=step,
                 labels=len(labels),
                 before=errors_as_dict(summary.before),
                 after=errors_as_dict(summary.after),
@@ -97,18 +110,21 @@ def learn(
                 model=learner.potential.fingerprint(),
             )
         )
-    waited_for = {request.key for other in trajectories for request in other.requests}
+        with journal.times.stage("uncertainty"):
+            calibrator.take(comparisons, name, step)
+    waited_for = {request.key for trajectory in trajectories for request in trajectory.requests}
     calculations.forget({answer.key for answer in answers} - waited_for)
 
 
 def training_progress(
-    journal: Journal, trajectory: Trajectory | None = None, after_epoch: Callable[[], None] | None = None
+    journal: Journal, trajectory: str = "", step: int = 0, after_epoch: Callable[[], None] | None = None
 ) -> Progress:
     """A listener of the trainer that tells every epoch.
 
     Args:
         journal: told.
-        trajectory: whose labels are learned; None for pretraining.
+        trajectory: whose labels are learned; empty for pretraining.
+        step: its MD step.
         after_epoch: called after each; may raise to end the training.
     """
 
@@ -122,8 +138,8 @@ def training_progress(
                 energy_mae=progress.energy_mae,
                 force_mae=progress.force_mae,
                 stress_mae=progress.stress_mae,
-                trajectory=trajectory.name if trajectory else "",
-                step=trajectory.step if trajectory else 0,
+                trajectory=trajectory,
+                step=step,
             )
         )
         if after_epoch is not None:

@@ -1,8 +1,9 @@
 """The loop: trajectories move, what they meet is scored, embedded, labelled and learned, and they go on.
 
     start   initial labels, pretrain, distribution and threshold, held-out errors, checkpoint
-    loop    move to the next check, score every atom, select and embed, checkpoint, wait for labels, learn, checkpoint
-    end     held-out errors, summary
+    loop    move to the next check, score every atom, select (and draw audits), embed, checkpoint, wait for labels,
+            compare, learn, calibrate, checkpoint
+    end     audit of the last interval, held-out errors, summary
 
 In serial mode the trajectories take turns in a fixed order, and one that asks is answered before the next moves: the
 same seed gives the same run. In concurrent mode the others move on while labels are calculated.
@@ -22,9 +23,14 @@ from ideal.config import Config, dump_config, load_config
 from ideal.engine import engine_state
 from ideal.engine.answering import announce, learn, training_progress
 from ideal.engine.asking import Asker
+from ideal.engine.auditing import Auditor
+from ideal.engine.budget import LabelBudget
 from ideal.engine.calculations import Calculations
+from ideal.engine.calibrating import RESAMPLES, Calibrator
 from ideal.engine.checkpoint import Checkpoints
+from ideal.engine.comparing import compare
 from ideal.engine.events import LabelSubmitted, Pretrained, Resumed, RunFinished, RunStarted
+from ideal.engine.final_audit import FinalAudit
 from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.interruption import InterruptedRun, StopRequest
 from ideal.engine.journal import Journal, Listener
@@ -123,9 +129,12 @@ class Engine:
                 self._calculations = Calculations(self.config.labelling, self.directory)
                 stack.callback(self._calculations.close)
                 self._begin()
+                if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
+                    self._await_final_audit()
                 while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
                     self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
                     self._status("running", now=False)
+                self._audit_last_interval()
                 return self._finish()
             except InterruptedRun:
                 return self._interrupted()
@@ -171,6 +180,10 @@ class Engine:
         with journal.part("distribution"), journal.times.stage("uncertainty"):
             learner.fit_distribution()
         self._use(learner, start)
+        with journal.times.stage("evaluation"):
+            validation_pairs = compare(learner.potential, learner.uncertainty, learner.dataset.validation)
+        with journal.times.stage("uncertainty"):
+            self._calibrator.take(validation_pairs, "", 0)
         learner.publish(path, "_initial")
         learner.publish(path)
         self._evaluate("held_out_before.json")
@@ -181,20 +194,23 @@ class Engine:
         state = engine_state.read_checkpoint(folder)
         store = self._calculations.store
         self._use(Learner.load(self.config, folder, self.directory.path / "initial_labels.extxyz", store), start)
-        self._turn = engine_state.restore_checkpoint(state, self._journal, self._trajectories)
+        self._turn = engine_state.restore_checkpoint(state, self._journal, self._trajectories, self._parts)
         self._learned.publish(self.directory.path)
         steps = {trajectory.name: trajectory.step for trajectory in self._trajectories}
         self._journal.tell(Resumed(self._checkpoints.latest_number(), steps))
-        for trajectory in self._trajectories:
-            unknown = [request for request in trajectory.requests if store.get(request.key) is None]
-            self._tell_submitted(trajectory.name, unknown)
-            self._submit(trajectory.requests)
+        for requests in (*(trajectory.requests for trajectory in self._trajectories), self._final_audit.requests):
+            self._tell_submitted([request for request in requests if store.get(request.key) is None])
+            self._submit(requests)
 
     def _use(self, learner: Learner, start: StartingPoint) -> None:
         """Take the learner and put every trajectory at its start."""
         self._learner = learner
-        self._asker = Asker(self.config, learner, self._calculations, self._journal)
-        self._mover = Mover(self.config, learner, self._journal, after_step=self._stop_if_asked)
+        auditor, budget = Auditor(self.config), LabelBudget(self.config, self._journal)
+        self._auditor, self._budget = auditor, budget
+        self._calibrator = Calibrator(self.config, learner, auditor, self._journal)
+        self._final_audit = FinalAudit()
+        self._asker = Asker(self.config, learner, auditor, budget, self._calculations, self._journal)
+        self._mover = Mover(self.config, learner, auditor, self._journal, after_step=self._stop_if_asked)
         self._trajectories = [
             Trajectory(
                 config,
@@ -216,10 +232,20 @@ class Engine:
         assert self._learner is not None
         return self._learner
 
+    @property
+    def _parts(self) -> dict[str, engine_state.Part]:
+        """What a checkpoint holds beside learner and trajectories."""
+        return {
+            "auditor": self._auditor,
+            "budget": self._budget,
+            "calibrator": self._calibrator,
+            "final_audit": self._final_audit,
+        }
+
     def _await_initial(self, requests: Sequence[LabelRequest]) -> None:
-        self._tell_submitted("", requests)
+        self._tell_submitted(requests)
         announced: set[str] = set()
-        while not announce(self._calculations, self._journal, "", requests, announced, in_order=self._is_serial):
+        while not announce(self._calculations, self._journal, requests, announced, in_order=self._is_serial):
             self._wait_for_labels("starting")
 
     # --- loop ---------------------------------------------------------------------------------------------------------
@@ -297,15 +323,21 @@ class Engine:
         trajectory.announced = set()
         trajectory.status = WAITING
         trajectory.last_checkpoint_step = trajectory.step
+        self._send(requests)
+
+    def _send(self, requests: Sequence[LabelRequest]) -> None:
+        """Count, tell, save, submit."""
         self._journal.counters.asked += len(requests)
-        self._tell_submitted(trajectory.name, requests)
+        self._journal.counters.audits += sum(request.info["purpose"] == "audit" for request in requests)
+        self._tell_submitted(requests)
         self._save()
         self._submit(requests)
 
-    def _tell_submitted(self, trajectory: str, requests: Sequence[LabelRequest]) -> None:
+    def _tell_submitted(self, requests: Sequence[LabelRequest]) -> None:
         for request in requests:
-            step, atom = request.info.get("step", 0), request.info.get("atom", 0)
-            self._journal.tell(LabelSubmitted(request.key, trajectory, step, atom, len(request.atoms)))
+            name, step, atom = (request.info.get(key, 0) for key in ("trajectory", "step", "atom"))
+            purpose = request.info["purpose"]
+            self._journal.tell(LabelSubmitted(request.key, name or "", step, atom, len(request.atoms), purpose))
 
     def _submit(self, requests: Sequence[LabelRequest]) -> None:
         for request in requests:
@@ -317,24 +349,62 @@ class Engine:
         self._status(state, now=False)
         self._stop_if_asked()
 
-    def _has_answers(self, trajectory: Trajectory) -> bool:
-        """Whether every label that the trajectory waits for is in."""
-        requests, announced = trajectory.requests, trajectory.announced
-        told = announce(self._calculations, self._journal, trajectory.name, requests, announced, self._is_serial)
+    def _has_answers(self, waiting: Trajectory | FinalAudit) -> bool:
+        """Whether every label that is waited for is in."""
+        requests, announced = waiting.requests, waiting.announced
+        told = announce(self._calculations, self._journal, requests, announced, self._is_serial)
         return told and all(request.key in self._calculations.results for request in requests)
 
     def _learn(self, trajectory: Trajectory) -> None:
-        learn(trajectory, self._trajectories, self._learned, self._calculations, self._journal)
+        """Learn what the trajectory waited for, and let it go on from the frame where it stopped."""
+        requests = trajectory.requests
+        trajectory.status = RUNNING
+        trajectory.requests, trajectory.announced = [], set()
+        trajectory.last_learned_step = trajectory.step
+        self._learn_answers(requests, trajectory.name, trajectory.step)
+
+    def _learn_answers(self, requests: Sequence[LabelRequest], name: str, step: int) -> None:
+        learn(
+            requests,
+            name,
+            step,
+            self._trajectories,
+            self._learned,
+            self._calibrator,
+            self._calculations,
+            self._journal,
+        )
         self._save()
 
     # --- end ----------------------------------------------------------------------------------------------------------
+
+    def _audit_last_interval(self) -> None:
+        """Draw from what was held for certain since the last ask; nothing is left when it was done before."""
+        counters = self._journal.counters
+        draws = self._auditor.close_last(counters.asked - counters.audits, self._budget.audits)
+        if draws:
+            self._final_audit.requests = self._asker.audits(draws)
+            self._send(self._final_audit.requests)
+            self._await_final_audit()
+
+    def _await_final_audit(self) -> None:
+        """Wait for the labels of the last interval and learn them."""
+        audit = self._final_audit
+        while not self._has_answers(audit):
+            self._wait_for_labels("running")
+        requests = audit.requests
+        if requests:
+            name, step = audit.place
+            audit.clear()
+            self._learn_answers(requests, name, step)
 
     def _finish(self) -> RunSummary:
         self._evaluate("held_out_after.json")
         failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
         all_failed = len(failed) == len(self._trajectories)
         outcome: Outcome = "failed" if all_failed else "finished"
-        summary = summarize(outcome, self._journal, self._learner, self._trajectories)
+        calibration = self._calibrator.write(RESAMPLES)
+        summary = summarize(outcome, self._journal, self._learner, self._trajectories, calibration)
         self._journal.tell(RunFinished(summary.as_dict()))
         self.directory.write_json("summary.json", summary.as_dict())
         if all_failed:
@@ -346,7 +416,9 @@ class Engine:
     def _interrupted(self) -> RunSummary:
         if self._checkpoints.latest_number() and self._trajectories:
             self._save()
-        summary = summarize("interrupted", self._journal, self._learner, self._trajectories, self._stop.signal_name)
+        learner, calibration = self._learner, self._calibrator.as_dict() if self._learner else None
+        signal = self._stop.signal_name
+        summary = summarize("interrupted", self._journal, learner, self._trajectories, calibration, signal)
         self._status("interrupted", summary.resume_command)
         return summary
 
@@ -360,7 +432,9 @@ class Engine:
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        engine_state.save_checkpoint(self.config, self._journal, self._learned, self._trajectories, self._turn)
+        engine_state.save_checkpoint(
+            self.config, self._journal, self._learned, self._trajectories, self._turn, self._parts
+        )
 
     def _save_if_due(self, trajectory: Trajectory) -> None:
         """A checkpoint every ``checkpoint_every`` steps, and when the trajectory is over."""

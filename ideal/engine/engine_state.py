@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ideal.config import Config, dump_config
 from ideal.engine.checkpoint import Checkpoints
@@ -21,12 +21,25 @@ from ideal.engine.trajectory import Trajectory
 _FILE = "engine.safetensors"
 
 
+class Part(Protocol):
+    """A part of the engine that is saved with it."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Arrays, numbers, text, lists and dictionaries of them."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Continue from what `state` returned."""
+        ...
+
+
 def save_checkpoint(
     config: Config,
     journal: Journal,
     learner: Learner,
     trajectories: Sequence[Trajectory],
     turn: int,
+    parts: Mapping[str, Part],
 ) -> None:
     """Write a complete checkpoint and tell it.
 
@@ -52,6 +65,7 @@ def save_checkpoint(
                 "times": journal.times.state(),
                 "turn": turn,
                 "trajectories": {trajectory.name: trajectory.state() for trajectory in trajectories},
+                "parts": {name: part.state() for name, part in parts.items()},
             },
             durable=False,
         )
@@ -71,8 +85,10 @@ def check_config(folder: Path, config: Config, source: str) -> None:
     check_unchanged(read_checkpoint(folder)["config"], config.model_dump(mode="json"), source)
 
 
-def restore_checkpoint(state: Mapping[str, Any], journal: Journal, trajectories: Sequence[Trajectory]) -> int:
-    """Put trajectories, counters and times back and cut the growing files to their length at the checkpoint.
+def restore_checkpoint(
+    state: Mapping[str, Any], journal: Journal, trajectories: Sequence[Trajectory], parts: Mapping[str, Part]
+) -> int:
+    """Put everything but the learner back and cut the growing files to their length at the checkpoint.
 
     Returns:
         Index of the trajectory whose turn it is.
@@ -83,4 +99,6 @@ def restore_checkpoint(state: Mapping[str, Any], journal: Journal, trajectories:
     for trajectory in trajectories:
         trajectory.restore(state["trajectories"][trajectory.name])
         trajectory.reopen()
+    for name, part in parts.items():
+        part.restore(state["parts"][name])
     return int(state["turn"])

@@ -85,7 +85,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, evaluation."""
+    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, final_audit, evaluation."""
 
     name: ClassVar[str] = "stage_started"
 
@@ -155,7 +155,10 @@ class Check(Event):
 
 @dataclass(frozen=True)
 class Embedded(Event):
-    """A selected atom was embedded into a small cell; ``key`` is empty when the cell was refused."""
+    """A chosen atom was embedded into a small cell; ``key`` is empty when the cell was refused.
+
+    ``purpose`` is "selected" (the atom is uncertain) or "audit" (it was drawn from those held for certain).
+    """
 
     name: ClassVar[str] = "embedded"
 
@@ -168,11 +171,16 @@ class Embedded(Event):
     max_u: float
     seconds: float
     key: str
+    purpose: str = "selected"
 
 
 @dataclass(frozen=True)
 class LabelSubmitted(Event):
-    """A structure was sent to the reference code; ``trajectory`` is empty for the initial data."""
+    """A structure was sent to the reference code; ``trajectory`` is empty for the initial data.
+
+    ``purpose`` is "initial", "selected" or "audit". The cell of an audit comes from trajectory, step and atom named
+    here, whichever trajectory waits for it.
+    """
 
     name: ClassVar[str] = "label_submitted"
 
@@ -181,6 +189,7 @@ class LabelSubmitted(Event):
     step: int
     atom: int
     n_atoms: int
+    purpose: str = "selected"
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,51 @@ class Updated(Event):
     seconds: float
     rolled_back: bool
     model: str
+
+
+@dataclass(frozen=True)
+class Calibrated(Event):
+    """New labels were compared with the model that had not learned them; the latest content of ``calibration.json``.
+
+    ``threshold_bound`` is the bound on the force error (eV/Å) of an atom at the threshold; null while not calibrated.
+    ``missed_error_rate`` is the share of the environments held for certain whose force error exceeds the tolerance,
+    ``force_error`` the mean norm of the force error over all environments of the run (eV/Å), both from the audits with
+    the limits of their confidence intervals; null without audits. ``trajectory`` is empty for the validation labels.
+    """
+
+    name: ClassVar[str] = "calibrated"
+
+    trajectory: str
+    step: int
+    ready: bool
+    threshold: float
+    threshold_source: str
+    in_distribution: float
+    scale: float | None
+    threshold_bound: float | None
+    n_pairs: int
+    coverage: float | None
+    auc: float | None
+    missed_error_rate: float | None
+    missed_error_rate_low: float | None
+    missed_error_rate_high: float | None
+    force_error: float | None
+    force_error_low: float | None
+    force_error_high: float | None
+
+
+@dataclass(frozen=True)
+class LabelBudgetSpent(Event):
+    """A frame would have asked, but ``limit`` (``engine.max_labels``) is reached: the run goes on without learning.
+
+    Told once.
+    """
+
+    name: ClassVar[str] = "label_budget_spent"
+
+    trajectory: str
+    step: int
+    limit: int
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,16 @@
-"""What the run has learned: data set, model, distribution, threshold, and how all of them learn from new labels."""
+"""What the run has learned: data set, model, distribution, thresholds, and how all of them learn from new labels.
+
+Two numbers are held against u. ``threshold`` says which atoms of a trajectory are uncertain: that is the user's choice
+(`uncertainty.threshold`). ``in_distribution`` says which filler of an embedded cell looks like known environments: a
+question of statistics, answered by the held-out quantile of u times its factor for every type of threshold, and taken
+anew as the distribution grows.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +21,7 @@ from ideal.embedding import minimum_distances
 from ideal.engine.seeds import derive_seed
 from ideal.engine.state_files import read_state, write_state
 from ideal.engine.storage import writing
-from ideal.errors import ConfigError, IdealError
+from ideal.errors import ConfigError, IdealError, UncertaintyError
 from ideal.labelling.store import LabelStore
 from ideal.models.base import TrainablePotential
 from ideal.models.m3gnet import M3GNetPotential
@@ -21,10 +30,17 @@ from ideal.soap import SoapPowerSpectrum
 from ideal.training.loss import Errors
 from ideal.training.records import TrainingProgress, TrainingSummary
 from ideal.training.trainer import Trainer
+from ideal.uncertainty.calibration import Calibration
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
-from ideal.uncertainty.threshold import fit_threshold
+from ideal.uncertainty.threshold import Source, Threshold, held_out_threshold, make_threshold
 
 Progress = Callable[[TrainingProgress], None]
+
+GROWTH = 1.1
+"""``in_distribution`` is taken anew when the environments have become this many times more."""
+
+LARGEST_THRESHOLD = sys.float_info.max
+"""No threshold exceeds it, so that an atom of an unseen species, whose u is infinite, is uncertain whatever comes."""
 
 
 @dataclass
@@ -37,7 +53,8 @@ class Learner:
         potential: the model.
         trainer: teaches it; holds the optimizer's state and the replay scores.
         uncertainty: distribution of the training environments.
-        threshold: u above which an atom counts as uncertain.
+        selection: the rule that gives `threshold`; None before `fit_distribution`.
+        in_distribution: u up to which the filler of a cell counts as known; nan before `fit_distribution`.
         initial_keys: keys of the labels known at the start, in their order.
         learned_keys: keys of the labels learned since, in the order of learning.
         updates: how often it learned.
@@ -48,11 +65,24 @@ class Learner:
     potential: TrainablePotential
     trainer: Trainer
     uncertainty: SoapMahalanobis
-    threshold: float
     initial_keys: list[str]
     learned_keys: list[str] = field(default_factory=list)
     updates: int = 0
     min_distances: dict[tuple[int, int], float] = field(default_factory=dict)
+    selection: Threshold | None = None
+    in_distribution: float = math.nan
+    _held_out: float = math.nan  # in_distribution at the start, which the selection begins with
+    _fitted: int = 0  # environments when in_distribution was taken last
+
+    @property
+    def threshold(self) -> float:
+        """u above which an atom of a trajectory counts as uncertain; nan before `fit_distribution`."""
+        return math.nan if self.selection is None else min(self.selection.value, LARGEST_THRESHOLD)
+
+    @property
+    def threshold_source(self) -> Source:
+        """Where the threshold comes from: fixed, quantile, moving_average or calibrated."""
+        return self.config.uncertainty.threshold.type if self.selection is None else self.selection.source
 
     # --- the start ----------------------------------------------------------------------------------------------------
 
@@ -77,7 +107,6 @@ class Learner:
             potential=potential,
             trainer=_trainer(config, potential),
             uncertainty=SoapMahalanobis(soap, config.uncertainty.ridge),
-            threshold=float("nan"),
             initial_keys=[label.key for label in [*dataset.training, *dataset.validation]],
         )
 
@@ -86,18 +115,31 @@ class Learner:
         return self.trainer.pretrain(self.dataset.training, self.dataset.validation, progress=progress)
 
     def fit_distribution(self) -> None:
-        """Learn the training environments and take the threshold from them."""
+        """Learn the training environments and take the thresholds from them.
+
+        Raises:
+            UncertaintyError: no held-out quantile can be taken, and the threshold is not a fixed number.
+        """
+        config = self.config.uncertainty.threshold
         structures = [label.atoms for label in self.dataset.training]
-        uncertainty = self.config.uncertainty
         self.uncertainty.update(structures)
-        self.threshold = fit_threshold(
-            uncertainty.threshold,
-            self.uncertainty.soap,
-            structures,
-            uncertainty.ridge,
-            derive_seed(self.config.seed, "threshold"),
-        )
+        try:
+            self._held_out = self._held_out_threshold()
+        except UncertaintyError:
+            if config.type != "fixed":
+                raise
+            self._held_out = config.value
+        self.in_distribution = self._held_out
+        self.selection = make_threshold(config, self._held_out)
         self.min_distances = minimum_distances(structures)
+
+    def _held_out_threshold(self) -> float:
+        """Quantile of held-out u times its factor, over everything learned so far."""
+        config = self.config.uncertainty
+        structures = [label.atoms for label in self.dataset.training]
+        self._fitted = sum(len(atoms) for atoms in structures)
+        seed = derive_seed(self.config.seed, "threshold")
+        return held_out_threshold(config.threshold, self.uncertainty.soap, structures, config.ridge, seed)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -114,8 +156,25 @@ class Learner:
         self.uncertainty.update(structures)
         for pair, distance in minimum_distances(structures).items():
             self.min_distances[pair] = min(distance, self.min_distances.get(pair, distance))
+        self._follow_distribution()
         self.updates += 1
         return summary
+
+    def _follow_distribution(self) -> None:
+        """Take `in_distribution` anew when the distribution has grown; its cost stays a fixed share of all learning."""
+        if sum(self.uncertainty.counts.values()) >= GROWTH * self._fitted:
+            with contextlib.suppress(UncertaintyError):  # all alike, so far: the value before stays
+                self.in_distribution = self._held_out_threshold()
+
+    def observe(self, max_u: float) -> None:
+        """Take note of the largest u of a check, which a moving average follows."""
+        if self.selection is not None:
+            self.selection.observe(max_u)
+
+    def recalibrate(self, calibration: Calibration) -> None:
+        """Let the threshold follow new pairs of u and error."""
+        if self.selection is not None:
+            self.selection.recalibrate(calibration)
 
     def publish(self, folder: Path, suffix: str = "") -> None:
         """Write ``model`` and ``uncertainty.safetensors`` of the run directory, each atomically.
@@ -147,7 +206,10 @@ class Learner:
         write_state(
             folder / "learner.safetensors",
             {
-                "threshold": self.threshold,
+                "selection": self.selection.state() if self.selection else None,
+                "in_distribution": self.in_distribution,
+                "held_out": self._held_out,
+                "fitted": self._fitted,
                 "initial_keys": self.initial_keys,
                 "learned_keys": self.learned_keys,
                 "updates": self.updates,
@@ -186,17 +248,22 @@ class Learner:
         trainer = _trainer(config, potential)
         trainer.restore(read_state(folder / "trainer.safetensors"))
         uncertainty = SoapMahalanobis.load(folder / "uncertainty.safetensors", threads=config.uncertainty.threads)
+        selection = make_threshold(config.uncertainty.threshold, state["held_out"])
+        selection.restore(state["selection"])
         return cls(
             config=config,
             dataset=dataset,
             potential=potential,
             trainer=trainer,
             uncertainty=uncertainty,
-            threshold=state["threshold"],
             initial_keys=state["initial_keys"],
             learned_keys=state["learned_keys"],
             updates=state["updates"],
             min_distances={(z1, z2): distance for z1, z2, distance in state["min_distances"]},
+            selection=selection,
+            in_distribution=state["in_distribution"],
+            _held_out=state["held_out"],
+            _fitted=state["fitted"],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ideal.config import Config
+from ideal.engine.auditing import Auditor
 from ideal.engine.events import Check, TrajectoryFailed, TrajectoryFinished
 from ideal.engine.frame_files import trajectory_frame
 from ideal.engine.journal import Journal
@@ -20,13 +21,17 @@ class Mover:
     Args:
         config: the run's configuration.
         learner: holds distribution and threshold.
+        auditor: counts the environments of every check and keeps a sample of the certain ones.
         journal: told about checks and ends.
         after_step: called after every MD step; may raise to stop the run there.
     """
 
-    def __init__(self, config: Config, learner: Learner, journal: Journal, after_step: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, learner: Learner, auditor: Auditor, journal: Journal, after_step: Callable[[], None]
+    ) -> None:
         self._config = config
         self._learner = learner
+        self._auditor = auditor
         self._journal = journal
         self._after_step = after_step
 
@@ -88,6 +93,9 @@ class Mover:
         with self._journal.times.stage("md"):
             potential_energy = float(atoms.get_potential_energy())
         trajectory.max_u = float(u.max())
+        self._learner.observe(trajectory.max_u)
+        threshold = self._learner.threshold
+        self._auditor.offer(trajectory.name, trajectory.step, atoms, u, threshold)
         self._journal.tell(
             Check(
                 trajectory=trajectory.name,
@@ -97,8 +105,8 @@ class Mover:
                 potential_energy=potential_energy,
                 kinetic_energy=float(atoms.get_kinetic_energy()),
                 max_u=trajectory.max_u,
-                threshold=self._learner.threshold,
-                n_uncertain=int((u > self._learner.threshold).sum()),
+                threshold=threshold,
+                n_uncertain=int((u > threshold).sum()),
                 volume=float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
             )
         )

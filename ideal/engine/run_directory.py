@@ -8,6 +8,8 @@
     training.jsonl             one line per training epoch
     trajectories/NAME.extxyz   frames every `write_every` steps, with momenta and, where checked, u
     substructures.extxyz       every embedded cell; crops.extxyz: the same before optimization
+    pairs.jsonl                u against the force error, one line per labelled cell that the model had not learned
+    calibration.json           what u is worth in eV/Å, and what the audits say: latest (ideal.engine.calibrating)
     initial_labels.extxyz      what the model was pretrained on (initial_labels.safetensors: the same, exact)
     uncertainty.safetensors    distribution, latest; uncertainty_initial.safetensors after the start-up
     model/  model_initial/     latest and pretrained model
@@ -192,7 +194,7 @@ class RunDirectory:
         What stands behind was written after the checkpoint. The resumed run starts from the checkpoint and writes it
         again, in serial mode with the same content, so that no frame or event appears twice.
         """
-        names = {"events.jsonl", "training.jsonl", "substructures.extxyz", "crops.extxyz", *offsets}
+        names = {"events.jsonl", "training.jsonl", "substructures.extxyz", "crops.extxyz", "pairs.jsonl", *offsets}
         names.update(f"trajectories/{p.name}" for p in (self.path / "trajectories").glob("*.extxyz"))
         for name in sorted(names):
             if (self.path / name).exists() or offsets.get(name):

@@ -52,6 +52,8 @@ class RunSummary:
         stage_seconds: wall time by stage (`ideal.engine.timing.STAGES`), all sessions.
         held_out_before: errors of the pretrained model on the held-out file; None without such a file.
         held_out_after: errors of the final model on it.
+        calibration: content of ``calibration.json`` (`ideal.engine.calibrating.Calibrator.as_dict`); None when the run
+            was interrupted before it had learned anything.
         model_fingerprint: hash of the final weights.
         resume_command: what continues an interrupted run.
         stopped_by: "SIGINT" or "SIGTERM" when interrupted.
@@ -68,6 +70,7 @@ class RunSummary:
     stage_seconds: Mapping[str, float]
     held_out_before: Mapping[str, float | None] | None = None
     held_out_after: Mapping[str, float | None] | None = None
+    calibration: Mapping[str, Any] | None = None
     model_fingerprint: str = ""
     resume_command: str = ""
     stopped_by: str = ""
@@ -83,6 +86,7 @@ def summarize(
     journal: Journal,
     learner: Learner | None,
     trajectories: Sequence[Trajectory],
+    calibration: Mapping[str, Any] | None,
     stopped_by: str = "",
 ) -> RunSummary:
     """The summary of a run as it stands.
@@ -92,6 +96,7 @@ def summarize(
         journal: counts, times, run directory.
         learner: None when the run was interrupted before it had learned anything.
         trajectories: all of them.
+        calibration: what ``calibration.json`` holds.
         stopped_by: name of the signal that interrupted it.
     """
     finished = status != "interrupted"
@@ -110,6 +115,7 @@ def summarize(
         stage_seconds=dict(journal.times.seconds),
         held_out_before=before and before["mae"],
         held_out_after=after and after["mae"],
+        calibration=calibration,
         model_fingerprint=learner.potential.fingerprint() if learner else "",
         resume_command="" if finished else f"ideal-run resume {path}",
         stopped_by=stopped_by,

@@ -41,8 +41,11 @@ def copper_config(folder: Path, **changes: Any) -> Config:
     data: dict[str, Any] = {
         "seed": 3,
         "trajectories": [trajectory("md")],
-        "uncertainty": {"soap": {"r_cut": 3.5, "n_max": 2, "l_max": 2}, "threshold": {"factor": 1.2}},
-        "selection": {"min_steps_between": 4},
+        "uncertainty": {
+            "soap": {"r_cut": 3.5, "n_max": 2, "l_max": 2},
+            "threshold": {"type": "calibrated", "factor": 1.2, "confidence": 0.5, "force_error": 1.0},
+        },
+        "selection": {"min_steps_between": 4, "audit": 0.3},
         "embedding": {"r_core": 2.8, "margin": 1.0, "max_atoms": 40, "n_crops": 4, "growth_attempts": 0},
         "labelling": {
             "code": {
@@ -99,6 +102,8 @@ def outcome(path: Path) -> dict[str, Any]:
     return {
         "labels": labels,
         "model": M3GNetPotential.load(path / "model", device="cpu").fingerprint(),
+        "pairs": (path / "pairs.jsonl").read_text(),
+        "calibration": json.loads((path / "calibration.json").read_text()),
         "distribution": {name: array.tobytes() for name, array in distribution.items()},
         "initial": [label.forces.tobytes() for label in read_labels(path / "initial_labels.extxyz")],
         "training": [_without_times(json.loads(row)) for row in (path / "training.jsonl").read_text().splitlines()],

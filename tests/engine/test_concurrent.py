@@ -34,7 +34,7 @@ def test_one_trajectory_moves_while_the_other_waits(tmp_path: Path) -> None:
     waiting: dict[str, str] = {}
     moved_while_waiting = 0
     for event in events(path):
-        if event["event"] == "label_submitted" and event["trajectory"]:
+        if event["event"] == "label_submitted" and event["purpose"] == "selected":
             waiting[event["key"]] = event["trajectory"]
         elif event["event"] in ("label_finished", "label_failed"):
             waiting.pop(event["key"], None)

@@ -50,8 +50,10 @@ def test_labels_arrive_in_store_dataset_and_distribution(reference: Finished) ->
         assert not store.failures()
     assert list(labels) == submitted, "with one worker labels finish in the order of asking"
     assert len(calculated(reference.path)) == len(submitted) == len(set(submitted))
-    new = [label for label in labels.values() if label.info["purpose"] == "selected"]
+    new = [label for label in labels.values() if label.info["purpose"] != "initial"]
+    audits = [label for label in new if label.info["purpose"] == "audit"]
     assert reference.summary.labels.asked == reference.summary.labels.done == len(new) > 0
+    assert 0 < reference.summary.labels.audits == len(audits) < len(new)
     initial = SoapMahalanobis.load(reference.path / "uncertainty_initial.safetensors")
     final = SoapMahalanobis.load(reference.path / "uncertainty.safetensors")
     assert final.counts["Cu"] - initial.counts["Cu"] == sum(len(label.atoms) for label in new)
@@ -170,7 +172,7 @@ def test_max_labels_limits_what_is_asked(tmp_path: Path) -> None:
 def test_trajectory_does_not_ask_again_too_soon_after_learning(tmp_path: Path) -> None:
     config = copper_config(tmp_path, selection__min_steps_between=12, engine__max_labels=4)
     Engine.create(config, tmp_path / "run").run()
-    asked = sorted({event["step"] for event in named(tmp_path / "run", "embedded")})
+    asked = sorted({event["step"] for event in named(tmp_path / "run", "embedded") if event["purpose"] == "selected"})
     assert asked and all(later - earlier >= 12 for earlier, later in itertools.pairwise(asked))
 
 
