@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from ideal.records import Label
     from ideal.uncertainty.assessment import Measure
     from ideal.uncertainty.base import AtomwiseUncertainty
+    from ideal.uncertainty.calibration import Calibration
 
 _BATCH = 16
+_PLACES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _FILES = ("calibration.json", "calibration.png")
 
 
@@ -229,9 +231,9 @@ def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> 
     typer.echo(f"{data}: {found.n_cells} structures, {found.n:,} atoms; model {source.model}, {source.uncertainty}")
     if infinite:
         typer.echo(f"{infinite:,} atoms of a species that the distribution has never seen: u is infinite, no bound")
-    typer.echo(
-        f"Bound on the force error of {100 * calibration.confidence:g} % of the atoms: {calibration.scale:.4g} eV/Å x u"
-    )
+    if result.n_unbounded > infinite:
+        typer.echo(f"{result.n_unbounded - infinite:,} atoms have a u beyond what the other structures show: no bound")
+    typer.echo(f"Bound on the force error of {100 * calibration.confidence:g} % of the atoms: {_bounds(calibration)}")
     typer.echo(f"Threshold for force errors of {found.force_error:g} eV/Å: u = {result.asked:.4g}{_reach(result)}")
     if found.n_flagged == found.n:
         typer.echo(
@@ -239,8 +241,9 @@ def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> 
             f"{found.force_error:g} eV/Å; train it on more, or accept a larger --force-error"
         )
     if result.threshold != result.asked:
-        bound = calibration.scale * result.threshold
-        typer.echo(f"Judged below: the threshold u = {result.threshold:.4g}, where the bound is {bound:.3g} eV/Å")
+        bound = float(calibration.bound(result.threshold))
+        where = f"where the bound is {bound:.3g} eV/Å" if math.isfinite(bound) else "where nothing was compared"
+        typer.echo(f"Judged below: the threshold u = {result.threshold:.4g}, {where}")
     for name, slope, unit in (
         ("Energy", calibration.energy_slope, "eV/atom"),
         ("Stress", calibration.stress_slope, "GPa"),
@@ -255,11 +258,19 @@ def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> 
         console.print(_species_table(result, pairs))
 
 
+def _bounds(calibration: Calibration) -> str:
+    """The bound at a few round values of u."""
+    grid, _ = calibration.bound_curve()
+    places = [u for u in _PLACES if len(grid) and grid[0] <= u <= grid[-1]] or grid[[0, -1]].tolist()
+    return ", ".join(f"{float(calibration.bound(u)):.3g} eV/Å at u = {u:g}" for u in places)
+
+
 def _reach(result: Study) -> str:
-    """Why the threshold is lower than tolerance over scale, when it is."""
-    scale, found = result.calibration.scale, result.assessment
-    wanted = found.force_error / scale if scale > 0 else math.inf
-    return f" (the bound allows {wanted:.4g}, but nothing was compared there)" if result.asked < 0.999 * wanted else ""
+    """Why the threshold is lower than the tolerance allows, when it is."""
+    bound = float(result.calibration.bound(result.asked))
+    if result.asked > 0 and bound < 0.999 * result.assessment.force_error:
+        return f" (the bound is {bound:.3g} eV/Å there; higher u were hardly compared)"
+    return ""
 
 
 def _measures(result: Study) -> Table:
@@ -341,6 +352,7 @@ def _write(output: Path, data: Path, source: _Source, pairs: LabelledPairs, resu
     from ideal.report.style import LIGHT, themed, to_png
 
     calibration = result.calibration
+    bound_u, bound = calibration.bound_curve()
     content = {
         "data": str(data),
         "model": str(source.model),
@@ -349,17 +361,19 @@ def _write(output: Path, data: Path, source: _Source, pairs: LabelledPairs, resu
         "confidence": calibration.confidence,
         "scale": calibration.scale,
         "threshold": result.asked,
+        "bound": {"u": bound_u.tolist(), "error": bound.tolist()},
         "energy_slope": calibration.energy_slope,
         "stress_slope": calibration.stress_slope,
         "n_pairs": calibration.n_pairs,
         "n_structures": result.assessment.n_cells,
+        "n_unbounded": result.n_unbounded,
         "folds": result.folds,
         "assessment": result.assessment.as_dict(),
         "curve": result.curve.as_dict(),
         "per_species": {name: found.as_dict() for name, found in result.per_species.items()},
     }
     write_text(output / _FILES[0], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    lines = Lines(calibration.scale, calibration.confidence, result.assessment.force_error, result.threshold)
+    lines = Lines(bound_u, bound, calibration.confidence, result.assessment.force_error, result.threshold)
     cloud = Cloud("atoms", pairs.u, pairs.error, LIGHT.series[0])
     with themed(LIGHT):
         image = to_png(draw_calibration([cloud], lines, Curve.of(result.curve), LIGHT))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ideal.engine.comparing import Comparison
-from ideal.records import FloatArray, IntArray, Label
+from ideal.records import BoolArray, FloatArray, IntArray, Label
 from ideal.report.calibration_plot import CONFIDENCES
 from ideal.uncertainty.assessment import Assessment, CalibrationCurve, assess, calibration_curve
 from ideal.uncertainty.calibration import Calibration
@@ -62,7 +61,8 @@ class Study:
         calibration: fitted to all structures.
         asked: threshold of u that the tolerance asks for.
         threshold: the one that was judged.
-        assessment: with the coverage of cross-conformal bounds.
+        assessment: with the coverage of the cross-conformal bounds, where they are finite.
+        n_unbounded: atoms beyond every u that the other structures showed: they have no bound.
         curve: observed against nominal coverage.
         folds: of the cross-conformal bounds.
         per_species: the assessment by element; empty unless asked for.
@@ -72,6 +72,7 @@ class Study:
     asked: float
     threshold: float
     assessment: Assessment
+    n_unbounded: int
     curve: CalibrationCurve
     folds: int
     per_species: dict[str, Assessment]
@@ -121,16 +122,23 @@ def study(
         here = fold[pairs.cell] == number
         bound[here] = others.bound(pairs.u[here])
 
-    def judged(mask: Any) -> Assessment:
+    bounded = np.isfinite(bound)
+
+    def hold(mask: BoolArray, with_bound: bool) -> Assessment:
         return assess(
             pairs.u[mask],
             pairs.error[mask],
             threshold=limit,
             force_error=force_error,
             weight=pairs.weight[mask],
-            bound=bound[mask],
+            bound=bound[mask] if with_bound else None,
             cell=pairs.cell[mask],
         )
+
+    def judged(mask: BoolArray) -> Assessment:
+        found = hold(mask, with_bound=False)
+        inside = mask & bounded
+        return replace(found, coverage=hold(inside, with_bound=True).coverage) if inside.any() else found
 
     finite = np.isfinite(pairs.u)
     known = (pairs.u[finite], pairs.error[finite], pairs.cell[finite])
@@ -139,7 +147,8 @@ def study(
         calibration=calibration,
         asked=asked,
         threshold=limit,
-        assessment=judged(slice(None)),
+        assessment=judged(np.ones(len(pairs.u), dtype=bool)),
+        n_unbounded=int((~bounded).sum()),
         curve=calibration_curve(*known, confidences=CONFIDENCES),
         folds=folds,
         per_species={name: judged(pairs.species == name) for name in names},

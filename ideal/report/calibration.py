@@ -114,6 +114,16 @@ class CalibrationData:
         return np.array([number(event.get(name)) for event in self.history])
 
 
+def bound_of(latest: Mapping[str, Any]) -> tuple[FloatArray, FloatArray]:
+    """u and the bound on the force error there (eV/Å) of a ``calibration.json``; both empty where there is none."""
+    content = latest.get("bound")
+    try:
+        u, bound = (np.array(content[name], dtype=np.float64) for name in ("u", "error"))  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        return np.empty(0), np.empty(0)
+    return (u, bound) if u.ndim == 1 and u.shape == bound.shape else (np.empty(0), np.empty(0))
+
+
 def parse_pairs(rows: Sequence[Mapping[str, Any]]) -> tuple[Pairs | None, int]:
     """Read the lines of ``pairs.jsonl``.
 
@@ -135,12 +145,12 @@ def parse_pairs(rows: Sequence[Mapping[str, Any]]) -> tuple[Pairs | None, int]:
         try:
             u, error = (np.array(row[name], dtype=float) for name in ("u", "error"))
             core = np.array(row["core"] if row.get("core") is not None else np.ones(len(u)), dtype=bool)
+            center = np.arange(len(u)) == (-1 if row.get("center") is None else int(row["center"]))
             if u.ndim != 1 or not u.shape == error.shape == core.shape or row["kind"] not in KINDS:
                 raise ValueError("arrays of different lengths or an unknown kind")
         except (KeyError, TypeError, ValueError):
             unreadable += 1
             continue
-        center = np.arange(len(u)) == (-1 if row.get("center") is None else row["center"])
         cells[str(row.get("key", "")), str(row["kind"])] = (u[core], error[core], center[core])
     if not cells:
         return None, unreadable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,16 +64,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of the plot; NaN leaves one out.
+    """The lines of the plot; NaN, or an empty bound, leaves one out.
 
     Attributes:
-        scale: bound on the force error per unit of u, eV/Å.
+        bound_u, bound: (m,) u, ascending, and the bound on the force error there, eV/Å.
         confidence: share of the atoms that the bound should hold for.
         force_error: tolerance, eV/Å.
         threshold: u above which an atom counts as uncertain.
     """
 
-    scale: float = math.nan
+    bound_u: FloatArray = field(default_factory=lambda: np.empty(0))
+    bound: FloatArray = field(default_factory=lambda: np.empty(0))
     confidence: float = math.nan
     force_error: float = math.nan
     threshold: float = math.nan
@@ -173,10 +174,9 @@ def _blend(one: str, other: str, share: float) -> str:
 
 
 def _lines(axes: Axes, lines: Lines, theme: Theme) -> None:
-    if math.isfinite(lines.scale):
-        x = np.array(axes.get_xlim())
+    if len(lines.bound):
         name = f"bound for {100 * lines.confidence:g} %" if math.isfinite(lines.confidence) else "bound"
-        axes.plot(x, lines.scale * x, color=theme.ink, linewidth=1.5, label=name, zorder=3)
+        axes.plot(lines.bound_u, lines.bound, color=theme.ink, linewidth=1.5, label=name, zorder=3)
     if math.isfinite(lines.force_error):
         axes.axhline(
             lines.force_error,

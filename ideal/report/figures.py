@@ -78,8 +78,8 @@ FIGURES: tuple[FigureSpec, ...] = (
         "threshold",
         UNCERTAINTY,
         "Threshold and bound over the run",
-        "Every time labels arrive they are compared with the model before it learns them. Filled points: calibrated; "
-        "hollow: too few labels had been compared.",
+        "Every time labels arrive they are compared with the model before it learns them. Below: the quantile of "
+        "error / u that the confidence asks for. Filled points: calibrated; hollow: too few labels had been compared.",
         figures_calibration.threshold_history,
     ),
     FigureSpec(

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ideal.errors import IdealError
 from ideal.records import BoolArray, FloatArray
-from ideal.report.calibration import Pairs
+from ideal.report.calibration import Pairs, bound_of
 from ideal.report.calibration_plot import CONFIDENCES, Cloud, Curve, Lines, draw_calibration, drawable
 from ideal.report.data import RunData
 from ideal.report.derived import Derived
@@ -29,18 +29,19 @@ def errors_by_uncertainty(run: RunData, derived: Derived, theme: Theme) -> Drawi
     clouds = _clouds(pairs, theme)
     if not any(len(drawable(cloud)[0]) for cloud in clouds):
         raise NotDrawnError("no compared atom has a finite u and a force error")
-    scale = number(latest.get("scale")) if latest.get("ready") else math.nan
+    bound_u, bound = bound_of(latest)
     lines = Lines(
-        scale=scale,
+        bound_u,
+        bound,
         confidence=number(latest.get("confidence")),
         force_error=number(latest.get("force_error")),
         threshold=number(latest.get("threshold")),
     )
     figure = draw_calibration(clouds, lines, _curve(pairs), theme)
     kinds = ", ".join(f"{pairs.n_cells(kind)} {kind}" for kind in ("validation", "selected", "audit"))
-    bound = f"; the bound is {scale:.3g} eV/Å per unit of u" if math.isfinite(scale) else "; not calibrated yet"
+    words = f"; the bound goes from {bound[0]:.2g} to {bound[-1]:.2g} eV/Å" if len(bound) else "; not calibrated yet"
     return Drawing(
-        figure, f"Force error against uncertainty u of {len(pairs):,} atoms in labelled cells ({kinds}){bound}."
+        figure, f"Force error against uncertainty u of {len(pairs):,} atoms in labelled cells ({kinds}){words}."
     )
 
 
@@ -82,14 +83,14 @@ def threshold_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     top.plot(x, history.column("in_distribution"), color=theme.muted, linestyle=(0, (4, 2)), label="in distribution")
     for axes, values, color, name in (
         (top, threshold, theme.limit, "threshold"),
-        (bottom, scale, theme.series[0], "bound per unit of u"),
+        (bottom, scale, theme.series[0], "error per unit of u"),
     ):
         axes.plot(x, values, color=color, label=name, linewidth=1.2)
         _marked(axes, x, values, ready, color, theme)
     _from_zero(top, threshold, history.column("in_distribution"))
     _from_zero(bottom, scale)
     top.set_ylabel("threshold of u")
-    bottom.set_ylabel("bound per unit of u\n(eV/Å)")
+    bottom.set_ylabel("error per unit of u\n(eV/Å)")
     bottom.set_xlabel("comparison with new labels")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_above(top)

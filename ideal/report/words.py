@@ -19,6 +19,8 @@ _FEW = 10
 NO_LIMIT = 1e300
 """A threshold as large as this excludes no atom."""
 
+_UNBOUNDED = {False: "not calibrated yet", True: "beyond what was compared, without a bound"}
+
 _SOURCES = {
     "calibrated": "from the calibration",
     "quantile": "the held-out quantile of u times its factor",
@@ -62,17 +64,18 @@ def threshold_line(content: Mapping[str, Any]) -> str:
         content: ``calibration.json`` or a "calibrated" event.
 
     Example:
-        >>> threshold_line({"threshold": 2.0, "scale": 0.075, "ready": True, "threshold_source": "calibrated"})
+        >>> threshold_line({"threshold": 2.0, "threshold_bound": 0.15, "ready": True})
         'threshold u 2.00: force error up to 0.150 eV/Å'
     """
-    threshold, scale = number(content.get("threshold")), number(content.get("scale"))
+    threshold, bound = number(content.get("threshold")), number(content.get("threshold_bound"))
     if not threshold < NO_LIMIT:
         return "threshold u: none"
     text = f"threshold u {threshold:.2f}"
-    if content.get("ready") and math.isfinite(scale):
-        return f"{text}: force error up to {threshold * scale:.3f} eV/Å"
+    if math.isfinite(bound):
+        return f"{text}: force error up to {bound:.3f} eV/Å"
     source = str(content.get("threshold_source", "")).replace("_", " ")
-    return f"{text} ({source}); not calibrated yet ({content.get('n_pairs', 0):,} atoms compared)"
+    ready = bool(content.get("ready"))
+    return f"{text} ({source}); {_UNBOUNDED[ready]} ({content.get('n_pairs', 0):,} atoms compared)"
 
 
 def audit_line(content: Mapping[str, Any]) -> str:
@@ -110,31 +113,31 @@ def _flat(event: Mapping[str, Any], name: str) -> Interval:
 
 
 def _threshold(latest: Mapping[str, Any]) -> Iterator[str]:
-    threshold, scale = number(latest.get("threshold")), number(latest.get("scale"))
+    threshold, bound, scale = (number(latest.get(name)) for name in ("threshold", "threshold_bound", "scale"))
     source = str(latest.get("threshold_source", ""))
-    ready = bool(latest.get("ready")) and math.isfinite(scale)
     if threshold < NO_LIMIT:
         how = _SOURCES.get(source, source)
         yield f"An atom counted as uncertain where u exceeded {threshold:.3g}" + (f" ({how})." if how else ".")
     cells = [f"{count} {kind}" for kind, count in (latest.get("n_cells") or {}).items() if count]
     compared = f"{latest.get('n_pairs', 0):,} atoms in labelled cells" + (f" ({', '.join(cells)})" if cells else "")
-    if not ready:
+    if not latest.get("ready"):
         yield (
             f"Compared with the model before it learned them: {compared}. That is too little for a calibration: the "
             "threshold has no meaning in eV/Å yet."
         )
         return
-    confidence = number(latest.get("confidence"))
-    share = f"For {100 * confidence:g} % of the environments the" if math.isfinite(confidence) else "The"
-    yield (
-        f"The calibration rests on {compared}, compared with the model before it learned them. {share} force error "
-        f"stays below u times {scale:.3g} eV/Å; at the threshold that is {scale * threshold:.3g} eV/Å."
-    )
-    target = number(latest.get("force_error"))
-    if source == "calibrated" and math.isfinite(target) and scale * threshold < 0.99 * target:
+    per_unit = f", about {scale:.2g} eV/Å per unit of u" if math.isfinite(scale) else ""
+    yield f"The calibration rests on {compared}, compared with the model before it learned them{per_unit}."
+    confidence, target = number(latest.get("confidence")), number(latest.get("force_error"))
+    share = f"for {100 * confidence:g} % of the environments " if math.isfinite(confidence) else ""
+    if not math.isfinite(bound):
+        yield "The threshold lies above every u that was compared: no bound on the force error can be given there."
+        return
+    yield f"Up to the threshold the force error stays {share}below {bound:.3g} eV/Å."
+    if source == "calibrated" and bound < 0.99 * target:
         yield (
-            f"The tolerance of {target:g} eV/Å would allow u up to {target / scale:.3g}, but no label has been "
-            "compared there: the threshold stays where the labels are."
+            f"The tolerance of {target:g} eV/Å would allow a higher threshold, but no label has been compared there: "
+            "it stays where the labels are."
         )
 
 

@@ -168,7 +168,7 @@ class _Comparisons:
             for name in ("missed_error_rate", "force_error")
             for suffix, key in (("", "value"), ("_low", "low"), ("_high", "high"))
         }
-        same = ("ready", "threshold", "threshold_source", "in_distribution", "scale", "n_pairs")
+        same = ("ready", "threshold", "threshold_bound", "threshold_source", "in_distribution", "scale", "n_pairs")
         self.clock.write(
             0.1,
             events.Calibrated,
@@ -210,6 +210,8 @@ class _Comparisons:
             "force_error": FORCE_ERROR,
             "confidence": CONFIDENCE,
             "scale": calibration.scale if np.isfinite(calibration.scale) else None,
+            "threshold_bound": float(calibration.bound(threshold)) if ready else None,
+            "bound": dict(zip(("u", "error"), map(list, calibration.bound_curve()), strict=True)) if ready else None,
             "threshold": threshold,
             "threshold_source": "calibrated" if ready else "quantile",
             "in_distribution": THRESHOLD,
