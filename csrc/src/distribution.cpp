@@ -18,8 +18,8 @@ void add_squares(Distribution& d, const double* rows, std::size_t n_rows, std::s
     detail::parallel_for(n_pieces, threads, [&](std::size_t, std::size_t piece) {
         const std::size_t begin = (n_pieces - 1 - piece) * rows_per_piece; // long rows first
         const std::size_t end = std::min(n, begin + rows_per_piece);
-        kernels.metric.rank_update(d.scatter.data(), static_cast<int>(n), static_cast<int>(begin), static_cast<int>(end), rows,
-                            stride, n_rows);
+        kernels.metric.rank_update(d.scatter.data(), n, static_cast<int>(n), static_cast<int>(begin),
+                                   static_cast<int>(end), rows, stride, n_rows, 1.0);
     });
 }
 

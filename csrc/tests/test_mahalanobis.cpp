@@ -62,7 +62,9 @@ ideal::SoapMahalanobis make(double ridge = 1e-8) {
     parameters.r_cut = 3.5;
     parameters.n_max = 3;
     parameters.l_max = 3;
-    return ideal::SoapMahalanobis(ideal::SoapPowerSpectrum(parameters), ridge);
+    ideal::MahalanobisParameters mahalanobis;
+    mahalanobis.metric.relative_ridge = ridge;
+    return ideal::SoapMahalanobis(ideal::SoapPowerSpectrum(parameters), mahalanobis);
 }
 
 void hinge_is_consistent() {

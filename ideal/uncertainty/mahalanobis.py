@@ -7,7 +7,11 @@ Per central element, with mean and covariance Sigma of the training descriptors 
 
 The ridge matters: SOAP covariances are rank deficient, and without it the null directions diverge. u^2 averages to 1
 over the training set ((n - 1)/n, exactly) whatever n_max, l_max and ridge are; its tails are heavier than chi-squared,
-so thresholds come from held-out quantiles. Unc is the paper's quantity (Kong et al. 2023).
+so thresholds come from held-out quantiles. Unc is the paper's quantity (Kong et al. 2023), which has one distribution
+over all elements (``per_species=False``).
+
+Many features: the inverse is applied as low rank + residual, whose relative error is bounded for every environment
+(equations: ``csrc/include/ideal/metric.hpp``; measured errors: ``docs/decisions/0007-metric.md``).
 
 Means and scatter matrices merge by the rule of Chan, Golub and LeVeque, Am. Stat. 37, 242 (1983),
 doi:10.1080/00031305.1983.10483115.
@@ -35,6 +39,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _FORMAT = "ideal.SoapMahalanobis"
 _VERSION = 1
+_ALL = "all"
 
 
 class SoapMahalanobis:
@@ -48,9 +53,15 @@ class SoapMahalanobis:
     Args:
         soap: the descriptor; its ``threads`` holds here too.
         ridge: lambda as a multiple of trace(Sigma), positive.
+        per_species: True: one distribution per element. False: one over all elements, the paper's definition, for
+            comparison; an element never seen is then judged by the others' environments.
+        metric: ``"full"``: exact. ``"low_rank"``: leading directions and one residual; u is within 10 % of the full
+            one for any environment, and 0.1 % off as a rule. ``"auto"``: low rank above 500 features where that is
+            cheaper, else full.
+        rank: directions that ``"low_rank"`` keeps; None: as many as its error bound takes.
 
     Raises:
-        ConfigError: the ridge is not positive.
+        ConfigError: the ridge is not positive, the metric has another name, or the rank is not in 1 ... n_features.
 
     Example:
         >>> from ase.build import bulk
@@ -62,10 +73,30 @@ class SoapMahalanobis:
         0.98
     """
 
-    def __init__(self, soap: SoapPowerSpectrum, ridge: float = 1e-8) -> None:
+    def __init__(
+        self,
+        soap: SoapPowerSpectrum,
+        ridge: float = 1e-8,
+        per_species: bool = True,
+        metric: str = "auto",
+        rank: int | None = None,
+    ) -> None:
+        if rank is not None and not 1 <= rank <= soap.n_features:
+            raise ConfigError(f"rank = {rank} is not valid; use 1 ... {soap.n_features} (n_features), or None")
+        if rank is not None and metric == "full":
+            raise ConfigError(f"rank = {rank} has no meaning for metric='full'; use metric='low_rank', or rank=None")
         self.soap = soap
         self.ridge = float(ridge)
-        self._core = _core.SoapMahalanobis(soap=soap._core, ridge=self.ridge)
+        self.per_species = bool(per_species)
+        self.metric = str(metric)
+        self.rank = None if rank is None else int(rank)
+        self._core = _core.SoapMahalanobis(
+            soap=soap._core,
+            ridge=self.ridge,
+            per_species=self.per_species,
+            metric=self.metric,
+            rank=self.rank or 0,
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,7 +106,21 @@ class SoapMahalanobis:
     @property
     def effective_dimensions(self) -> dict[str, float]:
         """d_eff per element; 0 where u is infinite."""
-        return {symbol: float(self._core.effective_dimension(index)) for index, symbol in enumerate(self.soap.species)}
+        return {symbol: float(self._core.metric(index)[0]) for index, symbol in enumerate(self.soap.species)}
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Directions that the metric of each element keeps; n_features for a full one, 0 where u is infinite."""
+        return {symbol: int(self._core.metric(index)[1]) for index, symbol in enumerate(self.soap.species)}
+
+    @property
+    def error_bounds(self) -> dict[str, tuple[float, float]]:
+        """Per element, the least and the largest u / u_full that any environment can have; (1, 1) for a full metric."""
+        bounds = {}
+        for index, symbol in enumerate(self.soap.species):
+            _, _, lower, upper = self._core.metric(index)
+            bounds[symbol] = (float(np.sqrt(lower)), float(np.sqrt(upper)))
+        return bounds
 
     def update(
         self, structures: Atoms | Iterable[Atoms], masks: Iterable[np.ndarray | None] | np.ndarray | None = None
@@ -99,13 +144,13 @@ class SoapMahalanobis:
         chosen = [None] * len(structures) if masks is None else list(masks)
         if len(chosen) != len(structures):
             raise UncertaintyError(f"{len(chosen)} masks for {len(structures)} structures; give one mask per structure")
-        for atoms, mask in zip(structures, chosen, strict=True):
-            centers = None if mask is None else np.flatnonzero(_boolean_mask(mask, len(atoms)))
-            self._core.update(
-                *self.soap.arrays(atoms),
-                centers=None if centers is None else centers.astype(np.int64),
-                threads=self.soap.threads,
-            )
+        pending: list[tuple[Any, ...]] = []
+        try:
+            for atoms, mask in zip(structures, chosen, strict=True):
+                centers = None if mask is None else np.flatnonzero(_boolean_mask(mask, len(atoms))).astype(np.int64)
+                pending.append((*self.soap.arrays(atoms), centers))
+        finally:  # also what came before a structure that is refused
+            self._core.update(pending, threads=self.soap.threads)
 
     def atomic(self, atoms: Atoms, centers: Sequence[int] | np.ndarray | None = None) -> Array:
         """u of the centers.
@@ -122,6 +167,35 @@ class SoapMahalanobis:
         """
         result: Array = self._core.atomic(
             *self.soap.arrays(atoms), centers=center_indices(centers, len(atoms)), threads=self.soap.threads
+        )
+        return result
+
+    def screen(self, atoms: Atoms, threshold: float, centers: Sequence[int] | np.ndarray | None = None) -> Array:
+        """u of the centers, exact near a threshold and cheaper elsewhere.
+
+        ``screen(atoms, t) > t`` is ``atomic(atoms) > t``, atom by atom. With more than 500 features the values away
+        from the threshold come from float32 products (a low-rank metric; relative error 1e-6) or from a low-rank metric
+        in place of the full one (0.1 %, at most 10 %); whatever an error bound cannot tell from the threshold is
+        evaluated again. With fewer features nothing would be gained, and all values are exact.
+
+        Args:
+            atoms: the structure.
+            threshold: on u; not NaN.
+            centers: as for :meth:`atomic`.
+
+        Returns:
+            (n_centers,), dimensionless; infinite for elements without statistics.
+
+        Raises:
+            UncertaintyError: as :meth:`SoapPowerSpectrum.create`; the threshold is NaN.
+        """
+        if np.isnan(threshold):
+            raise UncertaintyError("the threshold must not be NaN")
+        result: Array = self._core.screen(
+            *self.soap.arrays(atoms),
+            threshold=float(threshold),
+            centers=center_indices(centers, len(atoms)),
+            threads=self.soap.threads,
         )
         return result
 
@@ -195,7 +269,7 @@ class SoapMahalanobis:
         """Learn everything the other one has learned.
 
         Raises:
-            UncertaintyError: the other one uses a different descriptor.
+            UncertaintyError: the other one uses a different descriptor, or another ``per_species``.
         """
         if other.soap != self.soap:
             raise UncertaintyError(
@@ -206,12 +280,20 @@ class SoapMahalanobis:
 
     def copy(self) -> SoapMahalanobis:
         """An independent copy."""
-        new = SoapMahalanobis(self.soap, self.ridge)
+        new = self._empty()
         new._core = self._core.copy()
         return new
 
+    def _empty(self) -> SoapMahalanobis:
+        return SoapMahalanobis(self.soap, self.ridge, self.per_species, self.metric, self.rank)
+
+    @property
+    def _names(self) -> list[str]:
+        """Of the distributions."""
+        return self.soap.species if self.per_species else [_ALL]
+
     def statistics(self, symbol: str) -> tuple[int, Array, Array]:
-        """What has been learned of one element.
+        """What has been learned of one element; of all elements together where ``per_species`` is False.
 
         Returns:
             The number of environments, their mean (n_features,), and their scatter matrix
@@ -222,28 +304,34 @@ class SoapMahalanobis:
         """
         if symbol not in self.soap.species:
             raise UncertaintyError(f"no statistics of {symbol!r}; the descriptor knows {', '.join(self.soap.species)}")
-        count, mean, scatter = self._core.state(self.soap.species.index(symbol))
+        count, mean, scatter = self._core.state(self.soap.species.index(symbol) if self.per_species else 0)
         return int(count), mean, scatter
 
     def save(self, path: str | Path) -> None:
-        """Write descriptor, ridge and statistics to one safetensors file, which replaces an old one in a single step.
+        """Write descriptor, metric and statistics to one safetensors file, which replaces an old one in a single step.
 
         Per element X seen: ``X.count`` (1,) int64, ``X.mean`` (n_features,) and ``X.scatter``
-        (n_features, n_features) float64; the descriptor's parameters stand in the metadata as JSON.
+        (n_features, n_features) float64; the parameters stand in the metadata as JSON. Where ``per_species`` is False,
+        mean and scatter are those of ``all``. C++ reads it too: ``csrc/include/ideal/state_file.hpp``.
         """
         path = Path(path)
         tensors: dict[str, np.ndarray] = {}
-        for symbol, seen in self.counts.items():
-            if seen:
-                count, mean, scatter = self.statistics(symbol)
-                tensors[f"{symbol}.count"] = np.array([count], dtype=np.int64)
-                tensors[f"{symbol}.mean"] = mean
-                tensors[f"{symbol}.scatter"] = scatter
+        for index, name in enumerate(self._names):
+            count, mean, scatter = self._core.state(index)
+            if count:
+                tensors[f"{name}.count"] = np.array([count], dtype=np.int64)
+                tensors[f"{name}.mean"] = mean
+                tensors[f"{name}.scatter"] = scatter
+        if not self.per_species:
+            tensors |= {f"{x}.count": np.array([count], dtype=np.int64) for x, count in self.counts.items() if count}
         metadata = {
             "format": _FORMAT,
             "version": str(_VERSION),
             "soap": json.dumps(self.soap.parameters),
             "ridge": json.dumps(self.ridge),
+            "per_species": json.dumps(self.per_species),
+            "metric": json.dumps(self.metric),
+            "rank": json.dumps(self.rank),
         }
         _write(path, to_safetensors(tensors, metadata=metadata))
 
@@ -266,17 +354,31 @@ class SoapMahalanobis:
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             soap = SoapPowerSpectrum(**json.loads(metadata["soap"]), threads=threads)
-            new = cls(soap, json.loads(metadata["ridge"]))
+            new = cls(
+                soap,
+                json.loads(metadata["ridge"]),
+                json.loads(metadata.get("per_species", "true")),
+                json.loads(metadata.get("metric", '"auto"')),
+                json.loads(metadata.get("rank", "null")),
+            )
         except FileNotFoundError:
             raise UncertaintyError(f"{path} does not exist; write it with SoapMahalanobis.save") from None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigError) as error:
             raise UncertaintyError(f"{path} cannot be read as a file of SoapMahalanobis.save: {error}") from error
-        expected = {f"{symbol}.{name}" for symbol in soap.species for name in ("count", "mean", "scatter")}
+        expected = {f"{name}.{kind}" for name in new._names for kind in ("count", "mean", "scatter")}
+        if not new.per_species:
+            expected |= {f"{symbol}.count" for symbol in soap.species}
         if foreign := sorted(set(tensors) - expected):
             raise UncertaintyError(f"{path} holds arrays of no element of its descriptor: {', '.join(foreign)}")
-        for index, symbol in enumerate(soap.species):
-            if f"{symbol}.count" in tensors:
-                new._core.set_state(index, *_checked_statistics(tensors, symbol, soap.n_features, path))
+        for index, name in enumerate(new._names):
+            if any(f"{name}.{kind}" in tensors for kind in ("count", "mean", "scatter")):
+                new._core.set_state(index, *_checked_statistics(tensors, name, soap.n_features, path))
+        if not new.per_species:
+            counts = [_checked_count(tensors, x, path) if f"{x}.count" in tensors else 0 for x in soap.species]
+            try:
+                new._core.set_counts(counts)
+            except UncertaintyError as error:
+                raise UncertaintyError(f"{path} is damaged: {error}") from error
         return new
 
     def _refuse_infinite(self, atoms: Atoms, counted: np.ndarray) -> None:
@@ -295,16 +397,25 @@ class SoapMahalanobis:
                 )
 
     def __repr__(self) -> str:
-        return f"SoapMahalanobis({self.soap!r}, ridge={self.ridge}, counts={self.counts})"
+        rank = "" if self.rank is None else f", rank={self.rank}"
+        pooled = "" if self.per_species else ", per_species=False"
+        return (
+            f"SoapMahalanobis({self.soap!r}, ridge={self.ridge}{pooled}, metric={self.metric!r}{rank}, "
+            f"counts={self.counts})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        states = [self._core.state(index) for index in range(len(self.soap.species))]
-        return {"soap": self.soap, "ridge": self.ridge, "states": states}
+        return {
+            "arguments": (self.soap, self.ridge, self.per_species, self.metric, self.rank),
+            "states": [self._core.state(index) for index in range(self._core.n_distributions)],
+            "counts": list(self.counts.values()),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["soap"], state["ridge"])  # type: ignore[misc]
+        self.__init__(*state["arguments"])  # type: ignore[misc]
         for index, statistics in enumerate(state["states"]):
             self._core.set_state(index, *statistics)
+        self._core.set_counts(state["counts"])
 
 
 def _boolean_mask(mask: np.ndarray, n_atoms: int) -> np.ndarray:
@@ -326,19 +437,25 @@ def _per_atom(value: float | np.ndarray, n_atoms: int, name: str) -> Array:
 def _checked_statistics(
     tensors: dict[str, np.ndarray], symbol: str, n: int, path: Path
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    shapes = {"count": (1,), "mean": (n,), "scatter": (n, n)}
-    for name, shape in shapes.items():
+    count = _checked_count(tensors, symbol, path)
+    for name, shape in {"mean": (n,), "scatter": (n, n)}.items():
         array = tensors.get(f"{symbol}.{name}")
-        kind = "i" if name == "count" else "f"
-        if array is None or array.shape != shape or array.dtype.kind != kind or not np.isfinite(array).all():
+        if array is None or array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UncertaintyError(f"{path} is damaged: {symbol}.{name} must be {shape} of finite numbers")
-    count = int(tensors[f"{symbol}.count"][0])
-    if count < 1:
-        raise UncertaintyError(f"{path} is damaged: {symbol}.count is {count}")
     mean, scatter = (
         np.ascontiguousarray(tensors[f"{symbol}.{name}"], dtype=np.float64) for name in ("mean", "scatter")
     )
     return count, mean, scatter
+
+
+def _checked_count(tensors: dict[str, np.ndarray], symbol: str, path: Path) -> int:
+    array = tensors.get(f"{symbol}.count")
+    if array is None or array.shape != (1,) or array.dtype.kind != "i":
+        raise UncertaintyError(f"{path} is damaged: {symbol}.count must be (1,) of finite numbers")
+    count = int(array[0])
+    if count < 1:
+        raise UncertaintyError(f"{path} is damaged: {symbol}.count is {count}")
+    return count
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,13 +4,13 @@
 //   Unc = (v - mean)^T (Sigma + ridge I)^-1 (v - mean)       ridge = 1e-8 trace(Sigma) by default
 //   u   = sqrt(Unc / d_eff)                                   d_eff = trace[Sigma (Sigma + ridge I)^-1]
 // u^2 is 1 on average over the training set ((n - 1) / n, exactly), whatever n_max, l_max and ridge are.
-// The paper's quantity is Unc (L. Kong et al. 2023).
+// The paper's quantity is Unc (L. Kong et al. 2023), with one distribution over all species: per_species = false.
 //
 // A species with fewer than two environments, or whose environments are all the same to 12 digits, has u = infinity.
 #pragma once
 
-#include "ideal/aligned.hpp"
 #include "ideal/distribution.hpp"
+#include "ideal/metric.hpp"
 #include "ideal/soap.hpp"
 #include "ideal/structure.hpp"
 
@@ -21,28 +21,10 @@
 
 namespace ideal {
 
-/// The inverse of Sigma + ridge I of one species, factorised and packed for the kernels. Immutable.
-class MahalanobisMetric {
-public:
-    /// Raises UncertaintyError if Sigma + ridge I is not positive definite (a ridge far too small).
-    MahalanobisMetric(const Distribution& distribution, double relative_ridge);
-
-    /// false: too few or identical environments, every u is infinite.
-    bool defined() const { return defined_; }
-    double ridge() const { return ridge_; }
-    /// d_eff, between 0 and min(dimension, count - 1).
-    double effective_dimension() const { return effective_dimension_; }
-
-private:
-    friend class SoapMahalanobis;
-    friend struct MahalanobisHead;
-    bool defined_ = false;
-    double ridge_ = 0;
-    double effective_dimension_ = 0;
-    std::size_t dimension_ = 0;
-    std::vector<double> mean_;
-    // W = L^-1 with L L^T = Sigma + ridge I, once packed for v -> W v, once for z -> W^T z (see src/kernel.hpp).
-    AlignedVector<double> forward_, backward_;
+struct MahalanobisParameters {
+    MetricParameters metric;
+    /// true: one distribution per central species; false: one over all species.
+    bool per_species = true;
 };
 
 /// L = sum over centers k of weight_k * max(0, u_k^2 - floor_k).
@@ -57,29 +39,46 @@ struct Hinge {
 /// sees the state at its start.
 class SoapMahalanobis {
 public:
-    SoapMahalanobis(SoapPowerSpectrum soap, double relative_ridge = 1e-8);
+    /// Raises ConfigError for parameters outside their sets.
+    SoapMahalanobis(SoapPowerSpectrum soap, const MahalanobisParameters& parameters = {});
     SoapMahalanobis(const SoapMahalanobis& other);
     SoapMahalanobis& operator=(const SoapMahalanobis&) = delete;
 
     const SoapPowerSpectrum& soap() const { return soap_; }
-    double relative_ridge() const { return relative_ridge_; }
+    const MahalanobisParameters& parameters() const { return parameters_; }
 
     /// Learn the environments of the centers.
     void update(const Structure& structure, Centers centers, int threads = 1);
-    /// Learn everything another one has learnt; both must use the same descriptor.
+    /// Learn many structures at once: cheaper than one by one where they are small. If one of them is refused, those
+    /// before it have been learned and nothing of it has.
+    void update(const std::vector<Structure>& structures, const std::vector<Centers>& centers, int threads = 1);
+    /// Learn everything another one has learnt; both must use the same descriptor and distributions.
     void merge(const SoapMahalanobis& other);
 
-    /// The state of one species (index into soap().parameters().numbers): to save it, to restore it.
-    Distribution distribution(std::size_t species) const;
-    void set_distribution(std::size_t species, Distribution distribution);
+    /// Distributions: one per species (index into soap().parameters().numbers), or a single one.
+    std::size_t n_distributions() const { return slots_.size(); }
+    /// The distribution that a species belongs to.
+    std::size_t distribution_of(std::size_t species) const { return parameters_.per_species ? species : 0; }
+    /// A distribution's state: to save it, to restore it. With a single one, its environments' species are restored by
+    /// set_counts.
+    Distribution distribution(std::size_t index) const;
+    void set_distribution(std::size_t index, Distribution distribution);
+    void set_counts(std::vector<std::size_t> counts);
+    /// Environments of a species learned.
     std::size_t count(std::size_t species) const;
-    /// The factorised metric of one species; built on first use after an update.
+    /// The factorized metric of one species; built on first use after an update.
     std::shared_ptr<const MahalanobisMetric> metric(std::size_t species) const;
 
     /// Unc of each center -> (centers.size); infinite where the metric is undefined.
     void squared_mahalanobis(const Structure& structure, Centers centers, double* values, int threads = 1) const;
     /// u of each center -> (centers.size).
     void atomic(const Structure& structure, Centers centers, double* values, int threads = 1) const;
+
+    /// u of each center, at lower precision except near a threshold: `u > threshold` is the answer of atomic(), atom by
+    /// atom. Elsewhere u is off by at most 1e-3 where the metric is of low rank (float32), and by the metric's tolerance
+    /// where a full metric of more than `full_up_to` features is screened by a low-rank one; smaller metrics are
+    /// evaluated exactly, since nothing is gained.
+    void screen(const Structure& structure, Centers centers, double threshold, double* values, int threads = 1) const;
 
     /// Add the derivative of sum_k weights_k Unc_k to the gradient. Centers of weight 0 cost nothing.
     /// Raises UncertaintyError where a weighted Unc is infinite.
@@ -92,15 +91,23 @@ public:
                  int threads = 1) const;
 
 private:
+    using MetricPointer = std::shared_ptr<const MahalanobisMetric>;
     struct Slot {
         Distribution distribution;
-        mutable std::shared_ptr<const MahalanobisMetric> metric;
+        mutable MetricPointer metric;
+        mutable MetricPointer screen; // a low-rank metric beside a full one
+        void changed() {
+            metric.reset();
+            screen.reset();
+        }
     };
-    std::vector<std::shared_ptr<const MahalanobisMetric>> metrics() const;
+    std::vector<MetricPointer> metrics() const;
+    MetricPointer build(const Slot& slot, const MetricParameters& parameters) const;
 
     SoapPowerSpectrum soap_;
-    double relative_ridge_;
+    MahalanobisParameters parameters_;
     std::vector<Slot> slots_;
+    std::vector<std::size_t> counts_; // per species
     mutable std::mutex mutex_;
 };
 
