@@ -16,8 +16,8 @@ of the run are known; each stratum has its own distribution of scores, and the s
 prediction, Tibshirani et al., arXiv:1904.06019, with the weights of post-stratification). Because g follows the errors
 along u, the weights change little: the bound holds at every u, not only on average.
 
-*The model learns.* Pairs of an older model fade: a cell counts 2^(-age / half_life), its age being the number of cells
-compared since (Barber, Candès, Ramdas, Tibshirani, arXiv:2202.13415).
+*The model learns.* Pairs of an older model fade: a cell counts 2^(-age / half_life), its age being the number of the
+run's cells compared since (Barber, Candès, Ramdas, Tibshirani, arXiv:2202.13415).
 
 *Nothing is extrapolated.* Beyond ``reach`` times the largest u that three cells have shown, the bound is infinite, and
 the threshold at which a user's tolerance is reached never lies there. Once a run supplies enough cells, only its own
@@ -52,7 +52,11 @@ KINDS: tuple[Kind, ...] = ("validation", "selected", "audit")
 
 @dataclass(frozen=True)
 class _Cell:
-    """One compared cell; ``u`` and ``error`` of the atoms that calibrate, ``u_cell`` the root mean square of all."""
+    """One compared cell.
+
+    ``u`` and ``error`` are those of the atoms that calibrate, ``u_cell`` is the root mean square over all atoms,
+    ``age_zero`` the number of cells of the run that had been compared when this one was.
+    """
 
     kind: Kind
     u: FloatArray
@@ -63,6 +67,7 @@ class _Cell:
     energy_error: float
     stress_error: float
     number: int
+    age_zero: int
 
 
 class Calibration:
@@ -72,7 +77,8 @@ class Calibration:
         confidence: 1 - alpha, the share of environments whose force error stays below its bound.
         run_cells: cells of the run (selected or audited) that must have been compared before `ready`; None: 2 / alpha
             rounded up. 0 says that the cells need not come from a run (a labelled set is its own population).
-        half_life: cells compared after which an older pair counts half; infinite: all count alike.
+        half_life: cells of the run compared after which an older pair counts half; None: 5 / alpha; infinite: all count
+            alike.
         reach: `threshold` is at most this times the largest u that three cells of the run have reached.
 
     Raises:
@@ -91,23 +97,24 @@ class Calibration:
         confidence: float = 0.9,
         *,
         run_cells: int | None = None,
-        half_life: float = 200.0,
+        half_life: float | None = None,
         reach: float = 1.25,
     ) -> None:
         if not 0 < confidence < 1:
             raise UncertaintyError(f"confidence {confidence}: choose a number between 0 and 1, such as 0.9")
         if run_cells is not None and run_cells < 0:
             raise UncertaintyError(f"run_cells {run_cells}: choose 0 or more")
-        if not half_life > 0:
+        if half_life is not None and not half_life > 0:
             raise UncertaintyError(f"half_life {half_life}: choose a number of cells above 0")
         if not reach >= 1:
             raise UncertaintyError(f"reach {reach}: choose a factor of at least 1")
         self.confidence = float(confidence)
         self.run_cells = math.ceil(2 / (1 - confidence) - 1e-9) if run_cells is None else int(run_cells)
-        self.half_life = float(half_life)
+        self.half_life = 5 / (1 - confidence) if half_life is None else float(half_life)
         self.reach = float(reach)
         self._cells: dict[str, _Cell] = {}
         self._count = 0
+        self._run_count = 0
         self._population = (0, 0)
         self._fits: tuple[ErrorBound, float] | None = None
 
@@ -178,8 +185,10 @@ class Calibration:
             energy_error=math.nan if energy_error is None else float(energy_error),
             stress_error=math.nan if stress_error is None else float(stress_error),
             number=self._count,
+            age_zero=self._run_count,
         )
         self._count += 1
+        self._run_count += kind != "validation"
         self._fits = None
 
     def set_population(self, n_certain: int, n_uncertain: int) -> None:
@@ -311,10 +320,12 @@ class Calibration:
             "uncertain": join([cell.uncertain for cell in cells], dtype=np.int64),
             "center": np.array([cell.center for cell in cells], dtype=np.int64),
             "number": np.array([cell.number for cell in cells], dtype=np.int64),
+            "age_zero": np.array([cell.age_zero for cell in cells], dtype=np.int64),
             "u_cell": np.array([cell.u_cell for cell in cells], dtype=np.float64),
             "energy_error": np.array([cell.energy_error for cell in cells], dtype=np.float64),
             "stress_error": np.array([cell.stress_error for cell in cells], dtype=np.float64),
             "count": self._count,
+            "run_count": self._run_count,
             "population": list(self._population),
         }
 
@@ -334,8 +345,10 @@ class Calibration:
                 energy_error=float(state["energy_error"][i]),
                 stress_error=float(state["stress_error"][i]),
                 number=int(state["number"][i]),
+                age_zero=int(state["age_zero"][i]),
             )
         self._count = int(state["count"])
+        self._run_count = int(state["run_count"])
         self._population = (int(state["population"][0]), int(state["population"][1]))
         self._fits = None
 
@@ -343,7 +356,7 @@ class Calibration:
 
     def _fresh(self, cell: _Cell) -> float:
         """Share that the cell still counts."""
-        return 2.0 ** (-(self._count - 1 - cell.number) / self.half_life)
+        return 2.0 ** (-(self._run_count - cell.age_zero) / self.half_life)
 
     @property
     def _fitted(self) -> tuple[ErrorBound, float]:

@@ -10,8 +10,8 @@ Lee, Barber, Willett, arXiv:2306.06342). With n_c = 1 it is the (1 - alpha)(n + 
 
 g is the *shape*: how errors grow with u. g(u) = u is the customary choice (Zaverkin et al. 2024); but errors have a
 floor that u knows nothing of, and far out they may grow faster than u, so that q u covers too seldom at one end and too
-often at the other. `ErrorShape` follows the data instead: in bins of u that hold enough cells, the conformal quantile of the
-error itself; between the bins log error is linear in log u and never falls.
+often at the other. `ErrorShape` follows the data instead: in bins of u that hold enough cells, the conformal
+quantile of the error itself; between the bins log error is linear in log u and never falls.
 """
 
 from __future__ import annotations
