@@ -59,6 +59,28 @@ struct NeighborView {
     const double *x, *y, *z, *r, *inverse_r;
 };
 
+/// What is searched for the neighbors of one slot.
+struct SearchView {
+    /// Coordinates and species of all slots; readable `overrun` past the end of a range.
+    const double *x, *y, *z;
+    const int* species;
+    /// Runs of slots as pairs (begin, end).
+    const int* ranges;
+    int n_ranges;
+    /// The center, which is not its own neighbor.
+    int slot;
+    double cutoff_squared;
+    /// A neighbor's shell is species * n_shells + min(n_shells - 1, shells_per_square r^2).
+    int n_shells;
+    double shells_per_square;
+};
+
+/// Neighbors as they are found; room for all candidates and `overrun` more.
+struct HitsView {
+    int *slot, *shell;
+    double *x, *y, *z; // displacements
+};
+
 /// Kernels for one padded n. Expansion coefficients c are (n_species, n_harmonics, n_padded); harmonic (l, m) has index
 /// l^2 + l + m.
 struct BasisKernels {
@@ -79,10 +101,8 @@ struct Kernels {
     /// nullptr for an n_padded without kernels.
     const BasisKernels* (*basis_kernels)(int n_padded);
 
-    /// Slots of [begin, end) within the cutoff of (cx, cy, cz), appended to hits (room for all + overrun); returns how
-    /// many. `scratch` holds end - begin + overrun doubles.
-    int (*select)(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy,
-                  double cz, double cutoff_squared, int* hits, double* scratch);
+    /// Writes the neighbors to hits and the least squared distance to nearest_squared; returns how many there are.
+    int (*select)(const SearchView&, const HitsView& hits, double* nearest_squared);
     /// In place: displacements x, y, z -> unit vectors; r and inverse_r written.
     void (*normalize)(int count, double* x, double* y, double* z, double* r, double* inverse_r);
 

@@ -3,26 +3,72 @@
 
 #include "kernel_vector.hpp"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace ideal::detail {
 namespace {
 
 // ---- neighbors -----------------------------------------------------------------------------------------------------
 
-int select(const double* x, const double* y, const double* z, int begin, int end, double cx, double cy, double cz,
-           double cutoff_squared, int* hits, double* scratch) {
-    const int n = end - begin;
-    for (int i = 0; i < n; i += lanes) {
-        const Lanes dx = load_lanes(x + begin + i) - cx;
-        const Lanes dy = load_lanes(y + begin + i) - cy;
-        const Lanes dz = load_lanes(z + begin + i) - cz;
-        store<lanes>(scratch + i, dx * dx + dy * dy + dz * dz);
+int select(const SearchView& in, const HitsView& hits, double* nearest_squared) {
+    const double cx = in.x[in.slot], cy = in.y[in.slot], cz = in.z[in.slot];
+    int count = 0;
+#ifdef __AVX512F__
+    const __m512d center_x = _mm512_set1_pd(cx), center_y = _mm512_set1_pd(cy), center_z = _mm512_set1_pd(cz);
+    const __m512d limit = _mm512_set1_pd(in.cutoff_squared), scale = _mm512_set1_pd(in.shells_per_square);
+    const __m256i own = _mm256_set1_epi32(in.slot), n_shells = _mm256_set1_epi32(in.n_shells);
+    const __m256i last_shell = _mm256_set1_epi32(in.n_shells - 1), eight = _mm256_set1_epi32(8);
+    __m512d nearest = _mm512_set1_pd(__builtin_inf());
+    for (int range = 0; range < in.n_ranges; ++range) {
+        const int begin = in.ranges[2 * range], end = in.ranges[2 * range + 1];
+        __m256i slots = _mm256_add_epi32(_mm256_set1_epi32(begin), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+        for (int i = begin; i < end; i += 8, slots = _mm256_add_epi32(slots, eight)) {
+            const __m512d dx = _mm512_sub_pd(_mm512_loadu_pd(in.x + i), center_x);
+            const __m512d dy = _mm512_sub_pd(_mm512_loadu_pd(in.y + i), center_y);
+            const __m512d dz = _mm512_sub_pd(_mm512_loadu_pd(in.z + i), center_z);
+            const __m512d squared = _mm512_fmadd_pd(dx, dx, _mm512_fmadd_pd(dy, dy, _mm512_mul_pd(dz, dz)));
+            __mmask8 within = _mm512_cmp_pd_mask(squared, limit, _CMP_LE_OQ) & _mm256_cmpneq_epi32_mask(slots, own);
+            if (end - i < 8) within &= static_cast<__mmask8>((1u << (end - i)) - 1);
+            nearest = _mm512_mask_mov_pd(nearest, within & _mm512_cmp_pd_mask(squared, nearest, _CMP_LT_OQ), squared);
+            const __m256i species = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in.species + i));
+            const __m256i shell = _mm256_min_epi32(_mm512_maskz_cvttpd_epi32(0xff, _mm512_mul_pd(squared, scale)), last_shell);
+            const __m256i key = _mm256_add_epi32(_mm256_mullo_epi32(species, n_shells), shell);
+            // Compressed in registers and stored whole: compressing stores are slow on some processors.
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits.slot + count),
+                                _mm256_maskz_compress_epi32(within, slots));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits.shell + count),
+                                _mm256_maskz_compress_epi32(within, key));
+            _mm512_storeu_pd(hits.x + count, _mm512_maskz_compress_pd(within, dx));
+            _mm512_storeu_pd(hits.y + count, _mm512_maskz_compress_pd(within, dy));
+            _mm512_storeu_pd(hits.z + count, _mm512_maskz_compress_pd(within, dz));
+            count += __builtin_popcount(within);
+        }
     }
-    int n_hits = 0;
-    for (int i = 0; i < n; ++i) { // without a branch: a third of the candidates hit, unpredictably
-        hits[n_hits] = begin + i;
-        n_hits += scratch[i] <= cutoff_squared;
-    }
-    return n_hits;
+    alignas(64) double least[8];
+    _mm512_store_pd(least, nearest);
+    *nearest_squared = least[0];
+    for (int i = 1; i < 8; ++i)
+        if (least[i] < *nearest_squared) *nearest_squared = least[i];
+#else
+    double nearest = __builtin_inf();
+    for (int range = 0; range < in.n_ranges; ++range)
+        for (int i = in.ranges[2 * range]; i < in.ranges[2 * range + 1]; ++i) {
+            const double dx = in.x[i] - cx, dy = in.y[i] - cy, dz = in.z[i] - cz, squared = dx * dx + dy * dy + dz * dz;
+            const bool within = squared <= in.cutoff_squared && i != in.slot;
+            const int shell = static_cast<int>(squared * in.shells_per_square);
+            hits.slot[count] = i;
+            hits.shell[count] = in.species[i] * in.n_shells + (shell < in.n_shells ? shell : in.n_shells - 1);
+            hits.x[count] = dx;
+            hits.y[count] = dy;
+            hits.z[count] = dz;
+            nearest = within && squared < nearest ? squared : nearest;
+            count += within; // without a branch: a third of the candidates hit, unpredictably
+        }
+    *nearest_squared = nearest;
+#endif
+    return count;
 }
 
 void normalize(int count, double* __restrict x, double* __restrict y, double* __restrict z, double* __restrict r,
@@ -39,7 +85,7 @@ void normalize(int count, double* __restrict x, double* __restrict y, double* __
 // ---- radial table --------------------------------------------------------------------------------------------------
 
 /// Neighbors that go through the pipeline together; their harmonics and radial rows stay in the first-level cache.
-constexpr int batch = 16;
+constexpr int batch = 32;
 
 /// What the neighbors of a batch take from the rows of their interval.
 struct Interpolation {
@@ -68,6 +114,7 @@ IDEAL_INLINE void interpolate_weights(const BasisView& basis, const double* __re
                                         (1. / 120) * (66 + s2 * (-60 + s2 * (30 - 10 * s))),
                                         (1. / 120) * (1 + t * (5 + t * (10 + t * (10 + t * (5 - 5 * t))))),
                                         (1. / 120) * t2 * t2 * t};
+        IDEAL_UNROLL
         for (int q = 0; q < spline_terms; ++q) out.weight[q][j] = w[q] * taper;
         if constexpr (with_slope) {
             const double fall = -30 * v * v * (1 - v) * (1 - v) * inverse_width, steep = scale * taper;
@@ -77,6 +124,7 @@ IDEAL_INLINE void interpolate_weights(const BasisView& basis, const double* __re
                                             s * (1 - s2 * (1 - (5. / 12) * s)),
                                             (1. / 24) * (1 + t * (4 + t * (6 + t * (4 - 5 * t)))),
                                             (1. / 24) * t2 * t2};
+            IDEAL_UNROLL
             for (int q = 0; q < spline_terms; ++q) out.slope[q][j] = d[q] * steep + w[q] * fall;
         }
     }
@@ -87,9 +135,11 @@ IDEAL_INLINE void radial_row(const BasisView& basis, const Interpolation& at, in
     const int stride = basis.row_stride;
     const double* row = basis.table + static_cast<std::size_t>(at.interval[j]) * stride;
     Lanes w[spline_terms];
+    IDEAL_UNROLL
     for (int q = 0; q < spline_terms; ++q) w[q] = zero<lanes>() + at.weight[q][j];
     for (int i = 0; i < stride; i += lanes) {
         Lanes value = w[0] * load_lanes(row + i);
+        IDEAL_UNROLL
         for (int q = 1; q < spline_terms; ++q) value += w[q] * load_lanes(row + q * stride + i);
         store<lanes>(out + i, value);
     }
@@ -100,6 +150,7 @@ IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolati
     const int stride = basis.row_stride;
     const double* row = basis.table + static_cast<std::size_t>(at.interval[j]) * stride;
     Lanes w[spline_terms], e[spline_terms];
+    IDEAL_UNROLL
     for (int q = 0; q < spline_terms; ++q) {
         w[q] = zero<lanes>() + at.weight[q][j];
         e[q] = zero<lanes>() + at.slope[q][j];
@@ -107,6 +158,7 @@ IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolati
     for (int i = 0; i < stride; i += lanes) {
         const Lanes first = load_lanes(row + i);
         Lanes value = w[0] * first, slope = e[0] * first;
+        IDEAL_UNROLL
         for (int q = 1; q < spline_terms; ++q) {
             const Lanes f = load_lanes(row + q * stride + i);
             value += w[q] * f;
@@ -258,12 +310,15 @@ IDEAL_INLINE void accumulate(const double* Y, const double* R, int stride, int b
     constexpr int M = 2 * L + 1;
     constexpr int block = smaller(blocked_items(M, Row<NP>::n_vectors), M - M0);
     Row<NP> sum[block];
+    IDEAL_UNROLL
     for (int m = 0; m < block; ++m) sum[m].load(c + (M0 + m) * NP);
     for (int j = begin; j < end; ++j) {
         Row<NP> radial;
         radial.load(R + j * stride);
+        IDEAL_UNROLL
         for (int m = 0; m < block; ++m) sum[m].add(Y[(M0 + m) * batch + j], radial);
     }
+    IDEAL_UNROLL
     for (int m = 0; m < block; ++m) sum[m].store(c + (M0 + m) * NP);
     if constexpr (M0 + block < M) accumulate<NP, L, M0 + block>(Y, R, stride, begin, end, c);
 }
@@ -274,19 +329,26 @@ __attribute__((noinline)) void accumulate_degree(const double* Y, const double* 
     accumulate<NP, L>(Y + L * L * batch, R + L * NP, stride, begin, end, c + L * L * NP);
 }
 
+/// One neighbor's share of the degrees l ... L, unrolled: loops with bounds in l would keep the sums in memory.
+template <int NP, int L, int l = 0>
+IDEAL_INLINE void add_low_degrees(const double* Y, const double* R, Row<NP>* sum) {
+    Row<NP> radial;
+    radial.load(R + l * NP);
+    IDEAL_UNROLL
+    for (int m = 0; m < 2 * l + 1; ++m) sum[l * l + m].add(Y[(l * l + m) * batch], radial);
+    if constexpr (l < L) add_low_degrees<NP, L, l + 1>(Y, R, sum);
+}
+
 /// The degrees 0 ... L in one pass: one degree alone would wait for its few sums.
 template <int NP, int L>
 __attribute__((noinline)) void accumulate_low_degrees(const double* Y, const double* R, int stride, int begin, int end,
                                                       double* c) {
     constexpr int M = (L + 1) * (L + 1);
     Row<NP> sum[M];
+    IDEAL_UNROLL
     for (int m = 0; m < M; ++m) sum[m].load(c + m * NP);
-    for (int j = begin; j < end; ++j)
-        for (int l = 0; l <= L; ++l) {
-            Row<NP> radial;
-            radial.load(R + j * stride + l * NP);
-            for (int m = l * l; m < (l + 1) * (l + 1); ++m) sum[m].add(Y[m * batch + j], radial);
-        }
+    for (int j = begin; j < end; ++j) add_low_degrees<NP, L>(Y + j, R + j * stride, sum);
+    IDEAL_UNROLL
     for (int m = 0; m < M; ++m) sum[m].store(c + m * NP);
 }
 
@@ -333,6 +395,7 @@ void expand(const BasisView& basis, const NeighborView& neighbors, double* c) {
 template <int W>
 IDEAL_INLINE void transpose(const double* in, int in_stride, double* out) {
     Vector<W> v[W];
+    IDEAL_UNROLL
     for (int i = 0; i < W; ++i) v[i] = load<W>(in + i * in_stride);
     if constexpr (W == 2) {
         store<2>(out, __builtin_shufflevector(v[0], v[1], 0, 2));
@@ -366,31 +429,34 @@ IDEAL_INLINE void transpose(const double* in, int in_stride, double* out) {
 }
 
 /// a_m = sum_n c_mn R_n and b_m = sum_n c_mn dR_n for one l: lanes are neighbors.
-template <int L, int M0 = 0>
-IDEAL_INLINE void contract(const double* c, int NP, int n_max, const double* R, const double* D, double* a, double* b) {
+template <int NP, int L, int M0 = 0>
+IDEAL_INLINE void contract(const double* c, int n_max, const double* R, const double* D, double* a, double* b) {
     constexpr int M = 2 * L + 1;
     constexpr int block = smaller(blocked_items(M, 2), M - M0);
     Lanes value[block], slope[block];
+    IDEAL_UNROLL
     for (int m = 0; m < block; ++m) value[m] = slope[m] = zero<lanes>();
     for (int n = 0; n < n_max; ++n) {
         const Lanes r = load_lanes(R + n * lanes), d = load_lanes(D + n * lanes);
+        IDEAL_UNROLL
         for (int m = 0; m < block; ++m) {
             const double factor = c[(M0 + m) * NP + n];
             value[m] += factor * r;
             slope[m] += factor * d;
         }
     }
+    IDEAL_UNROLL
     for (int m = 0; m < block; ++m) {
         store<lanes>(a + (M0 + m) * lanes, value[m]);
         store<lanes>(b + (M0 + m) * lanes, slope[m]);
     }
-    if constexpr (M0 + block < M) contract<L, M0 + block>(c, NP, n_max, R, D, a, b);
+    if constexpr (M0 + block < M) contract<NP, L, M0 + block>(c, n_max, R, D, a, b);
 }
 
-template <int L>
-__attribute__((noinline)) void contract_degree(const double* c, int NP, int n_max, const double* R, const double* D,
-                                               double* a, double* b) {
-    contract<L>(c + L * L * NP, NP, n_max, R + L * NP * lanes, D + L * NP * lanes, a + L * L * lanes,
+template <int NP, int L>
+__attribute__((noinline)) void contract_degree(const double* c, int n_max, const double* R, const double* D, double* a,
+                                               double* b) {
+    contract<NP, L>(c + L * L * NP, n_max, R + L * NP * lanes, D + L * NP * lanes, a + L * L * lanes,
                 b + L * L * lanes);
 }
 
@@ -410,16 +476,17 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
         // The last group of a species runs over into the next one, whose own group then overwrites what was written
         // there.
         for (int start = neighbors.first[species]; start < end; start += lanes) {
-            const int n = smaller(lanes, end - start);
-            interpolate_weights<true>(basis, neighbors.r + start, at);
-            for (int j = 0; j < n; ++j) radial_row_and_slope(basis, at, j, rows + j * stride, slopes + j * stride);
+            const int n = smaller(lanes, end - start), offset = (start - neighbors.first[species]) % batch;
+            if (offset == 0) interpolate_weights<true>(basis, neighbors.r + start, at);
+            for (int j = 0; j < n; ++j)
+                radial_row_and_slope(basis, at, offset + j, rows + j * stride, slopes + j * stride);
             for (int i = n * stride; i < lanes * stride; ++i) rows[i] = slopes[i] = 0;
             for (int i = 0; i < stride; i += lanes) {
                 transpose<lanes>(rows + i, stride, R + i * lanes);
                 transpose<lanes>(slopes + i, stride, D + i * lanes);
             }
             for (int l = 0; l <= l_max; ++l) {
-#define IDEAL_CALL(L) contract_degree<L>(c, NP, basis.n_max, R, D, a, b)
+#define IDEAL_CALL(L) contract_degree<NP, L>(c, basis.n_max, R, D, a, b)
                 IDEAL_FOR_DEGREE(l, IDEAL_CALL)
 #undef IDEAL_CALL
             }
@@ -451,12 +518,15 @@ void power_spectrum(const BasisView& basis, const double* c, double* features) {
                 const double* b = c + (static_cast<std::size_t>(t) * n_lm + l * l) * NP;
                 for (int i0 = 0; i0 < n_max; i0 += block) {
                     Row<NP> sum[block];
+                    IDEAL_UNROLL
                     for (int i = 0; i < block; ++i) sum[i].clear();
                     for (int m = 0; m < 2 * l + 1; ++m) {
                         Row<NP> right;
                         right.load(b + m * NP);
+                        IDEAL_UNROLL
                         for (int i = 0; i < block; ++i) sum[i].add(a[m * NP + i0 + i], right);
                     }
+                    IDEAL_UNROLL
                     for (int i = 0; i < block; ++i) sum[i].store(product + (i0 + i) * NP);
                 }
                 for (int i = 0; i < n_max; ++i) { // whole vectors: each row overwrites the last one's excess

@@ -9,6 +9,8 @@ namespace ideal::detail {
 namespace {
 
 #define IDEAL_INLINE inline __attribute__((always_inline))
+/// Before loops over accumulators: GCC keeps an array in registers only if its loops are unrolled early.
+#define IDEAL_UNROLL _Pragma("GCC unroll 32")
 
 constexpr int lanes = IDEAL_LANES;
 constexpr int registers = IDEAL_VECTOR_REGISTERS;
@@ -48,18 +50,23 @@ struct Row {
     Vector<width> q[n_vectors];
 
     IDEAL_INLINE void clear() {
+        IDEAL_UNROLL
         for (int i = 0; i < n_vectors; ++i) q[i] = zero<width>();
     }
     IDEAL_INLINE void load(const double* p) {
+        IDEAL_UNROLL
         for (int i = 0; i < n_vectors; ++i) q[i] = detail::load<width>(p + i * width);
     }
     IDEAL_INLINE void store(double* p) const {
+        IDEAL_UNROLL
         for (int i = 0; i < n_vectors; ++i) detail::store<width>(p + i * width, q[i]);
     }
     IDEAL_INLINE void add(double a, const Row& b) {
+        IDEAL_UNROLL
         for (int i = 0; i < n_vectors; ++i) q[i] += a * b.q[i];
     }
     IDEAL_INLINE void add(double a, const double* p) {
+        IDEAL_UNROLL
         for (int i = 0; i < n_vectors; ++i) q[i] += a * detail::load<width>(p + i * width);
     }
 };

@@ -75,18 +75,27 @@ struct NeighborSpan {
 /// What one thread needs; grows, never shrinks.
 struct Workspace {
     std::vector<SlotRange> ranges;
-    std::vector<int> hits;
-    std::vector<double> distances;
+    // Hits of one center as they are found, and the shell that each belongs to.
+    std::vector<int> hit_slot, hit_shell;
+    std::vector<double> hit_x, hit_y, hit_z;
     // Neighbors of all centers of the chunk, one after another, sorted by species.
     std::vector<double> x, y, z, r, inverse_r;
     std::vector<int> atom;
     std::vector<NeighborSpan> spans;
     std::vector<int> first; // (chunk_size, n_species + 1)
-    std::vector<int> fill;
+    std::vector<int> fill; // per shell
     AlignedVector<double> c, c_adjoint, features, adjoint, head_scratch;
     std::vector<int> active;
     std::vector<double> gx, gy, gz;
     Contribution contribution;
+
+    void reserve_hits(std::size_t size) {
+        if (size <= hit_x.size()) return;
+        size += size / 2;
+        for (auto* v : {&hit_x, &hit_y, &hit_z}) v->resize(size);
+        for (auto* v : {&hit_slot, &hit_shell}) v->resize(size);
+    }
+    HitsView hits() { return {hit_slot.data(), hit_shell.data(), hit_x.data(), hit_y.data(), hit_z.data()}; }
 
     void reserve_neighbors(std::size_t size) {
         if (size <= x.size()) return;
@@ -98,14 +107,16 @@ struct Workspace {
 
 class Pipeline {
 public:
-    Pipeline(const SoapBasis& basis, const Structure& structure, const Head& head, Gradient gradient)
+    Pipeline(const SoapBasis& basis, const Structure& structure, Centers centers, const Head& head, Gradient gradient)
         : basis_(basis),
           head_(head),
           kernels_(kernels()),
           basis_kernels_(*kernels_.basis_kernels(basis.view.n_padded)),
           stride_(feature_stride(basis)),
           species_(basis.species_of(structure)),
-          bins_(structure, species_, basis.support),
+          bins_(structure, species_, basis.support, centers),
+          shells_(std::clamp(96 / basis.view.n_species, 4, 64)),
+          shells_per_square_(shells_ / (basis.support * basis.support)),
           wants_gradient_(gradient.positions != nullptr),
           sum_(gradient) {}
 
@@ -142,7 +153,7 @@ private:
         const Chunk& chunk = chunks_[index];
         const int n_species = basis_.view.n_species;
         const std::size_t c_size = basis_.coefficients_size();
-        w.c.resize(c_size * chunk_size + overrun);
+        w.c.resize(c_size * (wants_gradient_ ? chunk_size : 1) + overrun);
         w.features.resize(stride_ * chunk_size + overrun);
         w.first.resize(static_cast<std::size_t>(n_species + 1) * chunk_size);
         w.spans.resize(chunk_size);
@@ -151,7 +162,7 @@ private:
         std::size_t used = 0;
         for (int b = 0; b < chunk.size; ++b) {
             used += find_neighbors(chunk.atoms[b], b, used, w);
-            double* c = w.c.data() + b * c_size;
+            double* c = w.c.data() + (wants_gradient_ ? b * c_size : 0);
             std::fill_n(c, c_size, 0.0);
             double* own = c + static_cast<std::size_t>(chunk.species) * basis_.view.n_harmonics * basis_.view.n_padded;
             for (int n = 0; n < basis_.view.n_max; ++n) own[n] = basis_.self[n];
@@ -174,55 +185,53 @@ private:
                 w.inverse_r.data() + at};
     }
 
-    /// Neighbors of an atom, sorted by species, into the workspace from `begin` on. Returns the room they take.
+    /// Neighbors of an atom, sorted by species and roughly by distance, into the workspace from `begin` on. Returns the
+    /// room they take. Neighbors at similar distances share rows of the radial table, so these stay in the cache.
     std::size_t find_neighbors(std::ptrdiff_t center, int b, std::size_t begin, Workspace& w) const {
         const int slot = bins_.slot_of_atom[center];
-        const int n_candidates = bins_.candidate_ranges(slot, w.ranges);
-        const std::size_t room = static_cast<std::size_t>(n_candidates) + overrun;
-        if (w.hits.size() < room) w.hits.resize(room + room / 2);
-        if (w.distances.size() < room) w.distances.resize(room + room / 2);
-        const double cx = bins_.x[slot], cy = bins_.y[slot], cz = bins_.z[slot];
-        int count = 0;
-        for (const SlotRange& range : w.ranges)
-            count += kernels_.select(bins_.x.data(), bins_.y.data(), bins_.z.data(), range.begin, range.end, cx, cy, cz,
-                                     bins_.cutoff * bins_.cutoff, w.hits.data() + count, w.distances.data());
-        const int* hits = w.hits.data();
+        w.reserve_hits(static_cast<std::size_t>(bins_.candidate_ranges(slot, w.ranges)) + overrun);
+        const HitsView hits = w.hits();
+        static_assert(sizeof(SlotRange) == 2 * sizeof(int));
+        const SearchView search{bins_.x.data(),
+                                bins_.y.data(),
+                                bins_.z.data(),
+                                bins_.species.data(),
+                                &w.ranges.data()->begin,
+                                static_cast<int>(w.ranges.size()),
+                                slot,
+                                bins_.cutoff * bins_.cutoff,
+                                shells_,
+                                shells_per_square_};
+        double nearest_squared = 0;
+        const int count = kernels_.select(search, hits, &nearest_squared);
+        if (nearest_squared < least_distance * least_distance) refuse_coincidence(center, hits, count);
         w.reserve_neighbors(begin + count + overrun);
 
-        const int n_species = basis_.view.n_species;
+        const int n_species = basis_.view.n_species, n_shells = n_species * shells_;
+        w.fill.assign(n_shells + 1, 0);
+        int* next = w.fill.data();
+        for (int h = 0; h < count; ++h) ++next[hits.shell[h] + 1];
+        for (int k = 0; k < n_shells; ++k) next[k + 1] += next[k];
         int* first = w.first.data() + static_cast<std::size_t>(b) * (n_species + 1);
-        std::fill_n(first, n_species + 1, 0);
-        for (int h = 0; h < count; ++h)
-            if (hits[h] != slot) ++first[bins_.species[hits[h]] + 1];
-        for (int s = 0; s < n_species; ++s) first[s + 1] += first[s];
-        w.fill.assign(first, first + n_species);
-        double nearest = std::numeric_limits<double>::infinity();
+        for (int s = 0; s <= n_species; ++s) first[s] = next[s * shells_];
         for (int h = 0; h < count; ++h) {
-            const int i = hits[h];
-            if (i == slot) continue;
-            const std::size_t at = begin + static_cast<std::size_t>(w.fill[bins_.species[i]]++);
-            const double dx = bins_.x[i] - cx, dy = bins_.y[i] - cy, dz = bins_.z[i] - cz;
-            w.x[at] = dx;
-            w.y[at] = dy;
-            w.z[at] = dz;
-            w.atom[at] = bins_.atom[i];
-            nearest = std::min(nearest, dx * dx + dy * dy + dz * dz);
+            const std::size_t at = begin + static_cast<std::size_t>(next[hits.shell[h]]++);
+            w.x[at] = hits.x[h];
+            w.y[at] = hits.y[h];
+            w.z[at] = hits.z[h];
+            w.atom[at] = bins_.atom[hits.slot[h]];
         }
-        if (nearest < least_distance * least_distance) refuse_coincidence(center, hits, count);
-        --count; // the center itself
         w.spans[b] = {begin, count};
         kernels_.normalize(count, w.x.data() + begin, w.y.data() + begin, w.z.data() + begin, w.r.data() + begin,
                            w.inverse_r.data() + begin);
         return static_cast<std::size_t>(count);
     }
 
-    [[noreturn]] void refuse_coincidence(std::ptrdiff_t center, const int* hits, int count) const {
-        const int slot = bins_.slot_of_atom[center];
+    [[noreturn]] void refuse_coincidence(std::ptrdiff_t center, const HitsView& hits, int count) const {
         for (int h = 0; h < count; ++h) {
-            const int i = hits[h];
-            const double distance =
-                std::hypot(bins_.x[i] - bins_.x[slot], bins_.y[i] - bins_.y[slot], bins_.z[i] - bins_.z[slot]);
-            if (i == slot || distance >= least_distance) continue;
+            const int i = hits.slot[h];
+            const double distance = std::hypot(hits.x[h], hits.y[h], hits.z[h]);
+            if (distance >= least_distance) continue;
             std::ostringstream message;
             message << "atoms " << center << " and " << bins_.atom[i]
                     << (bins_.atom[i] == center ? " (a periodic image)" : "") << " coincide (distance " << distance
@@ -271,6 +280,9 @@ private:
     const std::size_t stride_;
     const std::vector<int> species_;
     const NeighborBins bins_;
+    /// Spherical shells per species, equal in squared radius, by which neighbors are sorted.
+    const int shells_;
+    const double shells_per_square_;
     const bool wants_gradient_;
     OrderedSum sum_;
     std::vector<std::size_t> order_;
@@ -293,7 +305,7 @@ void run_pipeline(const SoapBasis& basis, const Structure& structure, Centers ce
                 << static_cast<std::ptrdiff_t>(structure.n_atoms) - 1;
         throw UncertaintyError(message.str());
     }
-    Pipeline(basis, structure, head, gradient).run(centers, threads);
+    Pipeline(basis, structure, centers, head, gradient).run(centers, threads);
 }
 
 } // namespace ideal::detail

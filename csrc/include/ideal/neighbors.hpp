@@ -31,24 +31,26 @@ struct NeighborBins {
     std::vector<double> x, y, z;
     /// (n_slots) the atom behind each slot; a ghost carries its atom's index.
     std::vector<int> atom;
-    /// (n_slots) the species index of each slot.
+    /// (n_slots + padding) the species index of each slot.
     std::vector<int> species;
-    /// (n_atoms) the slot of the atom itself.
+    /// (n_atoms) the slot of the atom itself; -1 for atoms left out.
     std::vector<int> slot_of_atom;
     /// Lower corner of the first bin, Å.
     std::array<double, 3> origin{};
-    /// Edge of a bin, Å.
-    double width = 0;
+    /// Edges of a bin, Å.
+    std::array<double, 3> width{};
     /// Number of bins per axis; the last axis varies fastest.
     std::array<int, 3> n_bins{1, 1, 1};
     /// How many bins the cutoff reaches beyond a center's own.
-    int reach = 0;
+    std::array<int, 3> reach{};
     /// (product of n_bins + 1) first slot of each bin.
     std::vector<int> first;
 
     /// Bin the structure; species holds one index per atom.
     /// Raises UncertaintyError for positions or a cell that are not finite, and for degenerate cells.
     NeighborBins(const Structure& structure, const std::vector<int>& species, double cutoff);
+    /// Bin only what the centers can see: of a large structure with few centers, most atoms are left out.
+    NeighborBins(const Structure& structure, const std::vector<int>& species, double cutoff, Centers centers);
 
     /// The runs of slots that hold every neighbor of a slot (itself included), and how many slots they span.
     int candidate_ranges(int slot, std::vector<SlotRange>& ranges) const;
