@@ -201,7 +201,7 @@ def _updated(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.updates += 1
     if run.training is not None:
         run.training.running = False
-    if event.get("trajectory") and run.trajectory(event["trajectory"]).state == "labelling":
+    if event.get("trajectory") and run.trajectory(event["trajectory"]).state not in ENDED:
         run.trajectory(event["trajectory"]).state = "running"
 
 

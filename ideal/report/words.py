@@ -126,8 +126,8 @@ def _threshold(latest: Mapping[str, Any]) -> Iterator[str]:
             "threshold has no meaning in eV/Å yet."
         )
         return
-    per_unit = f", about {scale:.2g} eV/Å per unit of u" if math.isfinite(scale) else ""
-    yield f"The calibration rests on {compared}, compared with the model before it learned them{per_unit}."
+    per_unit = f" Roughly: {scale:.2g} eV/Å per unit of u." if math.isfinite(scale) else ""
+    yield f"The calibration rests on {compared}, compared with the model before it learned them.{per_unit}"
     confidence, target = number(latest.get("confidence")), number(latest.get("force_error"))
     share = f"for {100 * confidence:g} % of the environments " if math.isfinite(confidence) else ""
     if not math.isfinite(bound):

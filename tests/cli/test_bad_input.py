@@ -127,6 +127,21 @@ def test_thin_cell_is_a_warning_with_the_repeat_to_set(ideal_run: Run, folder: P
     assert "repeat: [4, 1, 1]" in result.stdout
 
 
+def test_the_threshold_is_explained(ideal_run: Run, folder: Path) -> None:
+    def told(*overrides: str) -> str:
+        words = [word for item in overrides for word in ("--set", item)]
+        return ideal_run("check", "--set", "model.elements=[Al]", *words).stdout
+
+    assert "threshold: an atom is labelled where u exceeds 1.5; 5 % of the labels audit" in told()
+    kind = "uncertainty.threshold.type="
+    tolerance = told(f"{kind}calibrated", "uncertainty.threshold.force_error=100 meV/angstrom", "selection.audit=0")
+    assert "where its force error may exceed 0.1 eV/Å (bound that holds for 90 %)" in tolerance
+    assert "where u exceeds 1.5 x the 0.99 quantile" in tolerance
+    assert "nothing is audited" in tolerance
+    assert "last 50 checks" in told(f"{kind}moving_average", "uncertainty.threshold.window=50")
+    assert "force_error has no effect with" in told(f"{kind}quantile", "uncertainty.threshold.force_error=0.2")
+
+
 def test_elements(ideal_run: Run, folder: Path, labelled: Path) -> None:
     result = ideal_run("check", "--set", "model.elements=[Al]")
     assert_refused(result, 6, "does not know Cu", "it knows Al", "model.elements")

@@ -12,9 +12,11 @@ from ideal.cli.conclusion import summary_lines
 from ideal.cli.live import LiveView
 from ideal.cli.progress import RunProgress, read_progress
 from ideal.engine.events import (
+    Calibrated,
     Check,
     Embedded,
     Event,
+    LabelBudgetSpent,
     LabelFailed,
     LabelFinished,
     LabelSubmitted,
@@ -134,6 +136,55 @@ def test_screen_has_a_line_per_trajectory_and_bars() -> None:
     assert "\x1b" in output.getvalue()
 
 
+def calibrated(ready: bool = True) -> Calibrated:
+    """A comparison after which the threshold 2.2 bounds the error by 0.15 eV/Å, or not yet."""
+    return Calibrated(
+        trajectory="a",
+        step=90,
+        ready=ready,
+        threshold=2.2,
+        threshold_source="calibrated" if ready else "quantile",
+        in_distribution=2.4,
+        scale=0.06,
+        threshold_bound=0.15 if ready else None,
+        n_pairs=456,
+        coverage=0.91,
+        auc=0.8,
+        missed_error_rate=0.0,
+        missed_error_rate_low=0.0,
+        missed_error_rate_high=0.63,
+        force_error=0.05,
+        force_error_low=0.02,
+        force_error_high=0.09,
+    )
+
+
+def test_calibration_and_budget_are_shown() -> None:
+    view = LiveView(Console(file=io.StringIO(), width=80, force_terminal=True))
+    for event in (START, check("a", 90, 2.5), calibrated(ready=False)):
+        view(event)
+    assert "threshold u 2.20 (quantile); not calibrated yet (456 atoms compared)" in rendered(view, 80)
+    view(calibrated())
+    view(LabelBudgetSpent("a", 90, 18))
+    for width in (80, 120):
+        text = rendered(view, width)
+        assert "threshold u 2.20: force error up to 0.150 eV/Å" in text
+        assert "audit: missed errors 0 to 63 %, mean force error 0.020 to 0.090 eV/Å" in text
+        assert "label budget spent (18)" in text
+
+
+def test_calibration_and_budget_in_plain_lines() -> None:
+    output = io.StringIO()
+    with LiveView(Console(file=output, width=80)) as view:
+        for event in (START, calibrated(), LabelBudgetSpent("a", 90, 18)):
+            view(event)
+    lines = output.getvalue().splitlines()
+    assert any(
+        "threshold u 2.20: force error up to 0.150 eV/Å; audit: missed errors 0 to 63 %" in line for line in lines
+    )
+    assert any("engine.max_labels: 18" in line and "step 90 of a" in line for line in lines)
+
+
 def test_run_finished_ends_the_view() -> None:
     view = LiveView(Console(file=io.StringIO(), width=80))
     view(START)
@@ -160,11 +211,13 @@ def test_summary_lines() -> None:
             "stage_seconds": {"md": 20.0, "labelling_wait": 70.0, "io": 0.1},
             "held_out_before": {"energy_mae": 0.01, "force_mae": 0.2, "stress_mae": None},
             "held_out_after": {"energy_mae": 0.002, "force_mae": 0.05, "stress_mae": None},
+            "calibration": {"ready": True, "threshold": 2.2, "threshold_bound": 0.15, "audit": None},
         }
     )
     assert lines == [
         "Finished: 100 MD steps in 01:40, 3 updates of the model.",
         "Labels: 5 at the start, 4 learned on the fly, 1 failed.",
         "Held-out MAE before -> after: force 0.2000 -> 0.0500 eV/Å, energy 10.00 -> 2.00 meV/atom.",
+        "Threshold u 2.20: force error up to 0.150 eV/Å.",
         "Time: waiting for labels 70%, dynamics 20%, other 10%.",
     ]

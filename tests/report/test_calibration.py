@@ -79,7 +79,7 @@ class TestSentences:
         latest = {"threshold": 2.0, "threshold_source": "calibrated", "ready": True, "scale": 0.05, "confidence": 0.9}
         text = said(**latest, threshold_bound=0.1, force_error=0.1, n_pairs=2000)
         assert "Up to the threshold the force error stays for 90 % of the environments below 0.1 eV/Å" in text
-        assert "about 0.05 eV/Å per unit of u" in text
+        assert "Roughly: 0.05 eV/Å per unit of u." in text
         assert "no label has been compared there" not in text
         capped = said(**latest, threshold_bound=0.1, force_error=0.2, n_pairs=2000)
         assert (
