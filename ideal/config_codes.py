@@ -189,9 +189,7 @@ class AbinitConfig(KPointsMixin, CodeSection):
     paw_cutoff: Energy | None = Field(None, gt=0, description="Density cutoff of PAW sets, eV; null: twice the cutoff.")
     ixc: int | None = Field(None, description="Functional as ABINIT numbers it; null: the pseudopotentials' own.")
     smearing: Energy = Field(0.1, ge=0, description="Fermi-Dirac width in eV; 0: fixed occupations.")
-    empty_bands: float = Field(
-        0.3, ge=0, description="Empty bands for the smearing, as a share of the valence electrons (at least 4)."
-    )
+    empty_bands: float = Field(2.0, ge=0, description="Empty bands per atom, for the smearing (fband).")
     tolerance: float = Field(1e-10, gt=0, description="SCF convergence: residual of the potential (tolvrs).")
     max_iterations: int = Field(60, ge=1, description="Largest number of SCF iterations (nstep).")
     mixing: float = Field(0.7, gt=0, le=1, description="Share of the new potential (diemix).")
@@ -207,6 +205,7 @@ class VaspConfig(KPointsMixin, CodeSection):
     places: ClassVar[dict[str, Literal["command", "folder", "file"]]] = {"command": "command"}
 
     type: Literal["vasp"] = "vasp"
+    version: str = Field(description="Version of VASP as its output states it, such as 6.4.3; part of the label's key.")
     command: str = Field("vasp_std", description="Program, with a launcher where wanted; never run by a shell.")
     preset: Literal["accurate", "fast"] = Field(
         "accurate", description="accurate: PREC = Accurate, reciprocal projectors; fast: PREC = Normal, LREAL = Auto."
@@ -369,7 +368,9 @@ class LammpsConfig(CodeSection):
     )
     elements: list[str] = Field(min_length=1, description="Element of each LAMMPS atom type, in order.")
     folder: Path = Field(Path(), description="Folder of the potential's files.")
-    kspace: bool = Field(False, description="The potential has long-range Coulomb terms (atom_style charge).")
+    charges: dict[str, float] = Field(
+        default={}, description="Charge by element, for potentials with Coulomb terms (atom_style charge)."
+    )
 
 
 class TeacherConfig(CodeSection):

@@ -99,7 +99,7 @@ def refuse_result(atoms: Atoms, result: CodeResult, gate: LabelGateConfig) -> st
             f"the largest force is {largest[worst]:.3g} eV/Å (atom {worst}, {atoms.symbols[worst]}), above "
             f"labelling.gate.max_force {gate.max_force:g} eV/Å; {_SOURCE}; raise the limit for shocks and collisions"
         )
-    net = float(np.abs(forces.sum(axis=0)).max())
+    net = max(float(np.abs(forces.sum(axis=0)).max()), result.removed_net_force or 0.0)
     if net > gate.max_net_force:
         return (
             f"the net force is {net:.3f} eV/Å, above labelling.gate.max_net_force {gate.max_net_force:g} eV/Å: "

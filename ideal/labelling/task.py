@@ -61,6 +61,7 @@ def perform(folder: str) -> None:
                 energy_kind=numbers.energy_kind,
                 converged=numbers.converged,
                 entropy=numbers.entropy,
+                removed_net_force=numbers.removed_net_force,
             )
         except (Exception, SystemExit) as error:
             # A code may raise anything; whatever it is, it is the cause of this one failed label, except a full disk.
@@ -129,6 +130,7 @@ def read_result(folder: Path, key: str) -> Result:
         energy_kind=result["energy_kind"],
         converged=result.get("converged"),
         entropy=result.get("entropy"),
+        removed_net_force=result.get("removed_net_force"),
     )
     return Result(numbers, seconds, retries)
 

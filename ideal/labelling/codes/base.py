@@ -32,6 +32,8 @@ class CodeResult:
         converged: what the code says about its SCF; None where the notion has no meaning or is not reported. An
             adapter raises `NotConvergedError` itself; the gate refuses a False that slips through.
         entropy: T S of the smeared electrons, eV, at least 0; None where it is not known.
+        removed_net_force: largest component of the net force, eV/Å, that the code subtracted from the forces before it
+            printed them; None where it subtracts none or does not say.
     """
 
     energy: float
@@ -40,6 +42,7 @@ class CodeResult:
     energy_kind: str = "free_energy"
     converged: bool | None = None
     entropy: float | None = None
+    removed_net_force: float | None = None
 
 
 class NotConvergedError(LabelError):
