@@ -32,7 +32,7 @@ class IdealCalculator(Calculator):
 
     Args:
         model: a `Potential`, or what `M3GNetPotential.load` takes: a model folder or a matgl name.
-        uncertainty: anything with ``atomic(atoms) -> (n_atoms,)``, or the path of a saved `SoapMahalanobis`.
+        uncertainty: anything with ``atomic(atoms) -> (n_atoms,)``, or the path of a saved uncertainty of any kind.
 
     Raises:
         TrainingError: the model cannot be loaded; on evaluation: unknown element, coincident atoms, NaN positions.
@@ -53,9 +53,9 @@ class IdealCalculator(Calculator):
 
             model = M3GNetPotential.load(model)
         if isinstance(uncertainty, str | Path):
-            from ideal.uncertainty.mahalanobis import SoapMahalanobis
+            from ideal.uncertainty.loading import load_uncertainty
 
-            uncertainty = SoapMahalanobis.load(uncertainty)
+            uncertainty = load_uncertainty(uncertainty)
         self.potential: Potential = model
         self.uncertainty: AtomwiseUncertainty | None = uncertainty
         self._revision = model.revision

@@ -96,23 +96,14 @@ def read_folder(
     Raises:
         UncertaintyError: missing, damaged, of another kind, or a model is not the one that was saved.
     """
-    path = Path(folder) / STATE_FILE
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})["ideal"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found, version, header = metadata["kind"], metadata["version"], metadata["header"]
-        names, fingerprints = metadata["models"], metadata["fingerprints"]
-    except FileNotFoundError:
-        raise UncertaintyError(f"{path} does not exist; name a folder that an uncertainty was saved to") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UncertaintyError(f"{path} cannot be read as an uncertainty's state ({error}); restore it") from error
+    metadata, arrays = _read_state(folder)
+    found, version = metadata["kind"], metadata["version"]
     if (found, version) != (kind, _VERSION):
         raise UncertaintyError(
             f"{folder} holds {found!r} of version {version}; {kind!r} of version {_VERSION} is wanted"
         )
     models = []
-    for name, fingerprint in zip(names, fingerprints, strict=True):
+    for name, fingerprint in zip(metadata["models"], metadata["fingerprints"], strict=True):
         try:
             model = load_model(Path(folder) / name)
         except IdealError as error:
@@ -120,7 +111,29 @@ def read_folder(
         if model.fingerprint() != fingerprint:
             raise UncertaintyError(f"{folder}: {name} is not the model that was saved there; restore the folder")
         models.append(model)
-    return models, arrays, header
+    return models, arrays, metadata["header"]
+
+
+def folder_kind(folder: str | Path) -> str:
+    """What wrote the folder.
+
+    Raises:
+        UncertaintyError: its state is missing or damaged.
+    """
+    return str(_read_state(folder)[0]["kind"])
+
+
+def _read_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    path = Path(folder) / STATE_FILE
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {})["ideal"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {key: metadata[key] for key in ("kind", "version", "models", "fingerprints", "header")}, arrays
+    except FileNotFoundError:
+        raise UncertaintyError(f"{path} does not exist; name a folder that an uncertainty was saved to") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UncertaintyError(f"{path} cannot be read as an uncertainty's state ({error}); restore it") from error
 
 
 def read_kind(folder: str | Path) -> str:

@@ -191,6 +191,19 @@ def test_an_interrupted_write_leaves_the_old_state(
     assert ModelCommittee.load(folder).counts == committee.counts
 
 
+def test_float32_members(committee: ModelCommittee) -> None:
+    """The usual precision: u to five digits, its gradient to four."""
+    singles = [potential(seed) for seed in range(3)]
+    for single in singles:
+        single._model.float()
+    single = ModelCommittee(singles)
+    single.update(training_set(2))
+    atoms = salt(3)
+    np.testing.assert_allclose(single.atomic(atoms), committee.atomic(atoms), rtol=1e-5)
+    for found, exact in zip(single.squared_gradient(atoms), committee.squared_gradient(atoms), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4 * abs(exact).max())
+
+
 def test_foreign_folder(tmp_path: Path) -> None:
     from ideal.uncertainty.gradient_features import GradientFeatures
 

@@ -19,6 +19,7 @@ from ideal.errors import UncertaintyError
 from ideal.uncertainty import AtomwiseUncertainty, DistributionUncertainty, TotalUncertainty
 from ideal.uncertainty.committee import ModelCommittee
 from ideal.uncertainty.gradient_features import GradientFeatures
+from ideal.uncertainty.loading import load_uncertainty
 
 from .examples import ELEMENTS, STRUCTURES, check_gradient, potential, salt, training_set
 
@@ -185,6 +186,7 @@ def test_save_and_load(case: Case, tmp_path: Path) -> None:
     uncertainty.update(training_set())
     uncertainty.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["uncertainty"]
+    assert type(load_uncertainty(path)) is type(uncertainty)
     loaded, atoms = case.load(path), salt(4)
     assert loaded.counts == uncertainty.counts
     np.testing.assert_allclose(loaded.atomic(atoms), uncertainty.atomic(atoms), rtol=1e-12)
