@@ -241,7 +241,9 @@ class ErrorBound:
         values = np.asarray(u, dtype=np.float64)
         if np.isnan(values).any() or (values < 0).any():
             raise UncertaintyError("bound: u must not be negative or not a number; score the frame again")
-        known = values <= self.limit if math.isfinite(self.factor) else np.zeros(values.shape, dtype=bool)
+        if not math.isfinite(self.factor):
+            return np.full(values.shape, math.inf)
+        known = values <= self.limit
         inside = np.where(known & np.isfinite(values), values, 0.0)
         return np.where(known & np.isfinite(values), self.factor * self.shape(inside), math.inf)
 
