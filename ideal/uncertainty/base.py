@@ -26,7 +26,7 @@ class AtomwiseUncertainty(Protocol):
 
     u does not change with translation, rotation or the order of atoms. A structure without atoms has no u, and learning
     it changes nothing. Implementations raise UncertaintyError where u or its gradient cannot be given: unknown
-    elements, positions that are not finite, coincident atoms.
+    elements, positions that are not finite, coincident atoms. Several threads may evaluate while one learns.
     """
 
     @property
@@ -68,7 +68,7 @@ class AtomwiseUncertainty(Protocol):
 
 @runtime_checkable
 class TotalUncertainty(Protocol):
-    """One number u(S) per structure and its gradient.
+    """One number u(S) per structure and its gradient; its unit is the implementation's (tau has eV per that unit).
 
     A bias potential is built on it (van der Oord et al. 2023, eq. 1; Zaverkin et al. 2024, eqs. 5-7):
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ class Case:
     training_rms: float = 1.0
 
 
-def _soap() -> SoapMahalanobis:
-    return SoapMahalanobis(SoapPowerSpectrum(ELEMENTS, r_cut=4.0, n_max=3, l_max=2, sigma=0.5), ridge=1e-6)
+def _soap(**metric: Any) -> SoapMahalanobis:
+    soap = SoapPowerSpectrum(ELEMENTS, r_cut=4.0, n_max=3, l_max=2, sigma=0.5)
+    return SoapMahalanobis(soap, ridge=1e-6, **metric)
 
 
 def _committee(measure: str) -> Case:
@@ -52,6 +54,7 @@ def _gradient_features(measure: str, training_rms: float) -> Case:
 
 CASES = {
     "soap": Case(_soap, SoapMahalanobis.load, has_total=False),
+    "soap, low rank": Case(lambda: _soap(metric="low_rank", rank=40), SoapMahalanobis.load, has_total=False),
     "committee, force std": _committee("force_std"),
     "committee, relative force": _committee("relative_force"),
     "gradient features, posterior": _gradient_features("posterior", 1.0),
@@ -218,6 +221,21 @@ def test_structures_that_cannot_be_evaluated(case: Case, method: str) -> None:
         with pytest.raises(UncertaintyError, match=message):
             getattr(uncertainty, method)(atoms)
     assert sum(uncertainty.counts.values()) == 48
+
+
+def test_one_thread_learns_while_others_evaluate(case: Case) -> None:
+    uncertainty = case.make()
+    uncertainty.update(training_set())
+
+    def evaluate(seed: int) -> bool:
+        return all(np.isfinite(uncertainty.atomic(salt(seed))).all() for _ in range(5))
+
+    with ThreadPoolExecutor(3) as threads:
+        results = [threads.submit(evaluate, seed) for seed in range(3)]
+        for seed in range(5):
+            uncertainty.update(salt(seed))
+        assert all(result.result() for result in results)
+    assert sum(uncertainty.counts.values()) == 88
 
 
 def test_no_atoms(case: Case) -> None:
