@@ -167,7 +167,7 @@ def _bar(title: str, done: int, total: int, text: str) -> Table:
 def trajectory_table(progress: RunProgress) -> Table:
     """One row per trajectory: name, state, step, time, temperature, max u against the threshold, labels."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("trajectory", overflow="fold")
+    table.add_column("name", overflow="fold")
     table.add_column("state", no_wrap=True)
     for title in ("step", "time", "T", "max u /\nthreshold", "labels: done/\nrunning/failed"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideal.config import GpawConfig, TrajectoryConfig
+from ideal.report.calibration import Interval
 from ideal.report.data import RunData
 from ideal.report.drawing import duration, run_time
+from ideal.report.words import percent_range
 
 Row = tuple[str, str]
 
@@ -58,6 +60,13 @@ def tiles(run: RunData) -> list[Tile]:
         done, failed, waiting = (run.log.count(state) for state in ("done", "failed", "waiting"))
         detail = f"{failed} failed" + (f", {waiting} waiting" if waiting else "")
         found.append(Tile("labels of the dynamics", f"{done}", detail))
+    audit = run.calibration.latest.get("audit")
+    missed = Interval.read(audit.get("missed_error_rate")) if isinstance(audit, Mapping) else Interval()
+    if missed.bounded and isinstance(audit, Mapping):
+        count = audit.get("n_audited", 0)
+        found.append(
+            Tile("missed errors", percent_range(missed), f"of certain atoms, by {count} audit{'s' * (count != 1)}")
+        )
     ends = [float(trace.times[-1]) for trace in run.log.traces.values()]
     if ends:
         time = run_time(run)
@@ -108,6 +117,11 @@ def _results(run: RunData) -> Iterator[Row]:
         yield "Labels failed", f"{log.count('failed')}"
         worker_seconds = sum(label.seconds for label in log.labels if math.isfinite(label.seconds))
         yield "Worker time for all labels", duration(worker_seconds)
+    audits = (run.calibration.latest.get("n_cells") or {}).get("audit")
+    if audits:
+        yield "Audit labels compared", f"{audits}"
+    if run.calibration.budget:
+        yield "Label budget", f"spent: {run.calibration.budget.get('limit', '?')} labels"
     if log.cells:
         accepted = sum(cell.accepted for cell in log.cells)
         yield "Embedded cells", f"{accepted} accepted, {len(log.cells) - accepted} refused"

@@ -97,12 +97,22 @@ def audit_line(content: Mapping[str, Any]) -> str:
         title = "audit"
     parts = []
     if missed.bounded:
-        parts.append(f"missed errors {_percent(missed.low, unit=False)} to {_percent(missed.high)}")
+        parts.append(f"missed errors {percent_range(missed)}")
     if force.bounded:
         parts.append(f"mean force error {force.low:.3f} to {force.high:.3f} eV/Å")
     elif math.isfinite(force.low):
         parts.append(f"mean force error at least {force.low:.3f} eV/Å")
     return f"{title}: {', '.join(parts)}" if parts else ""
+
+
+def percent_range(interval: Interval) -> str:
+    """An interval of shares.
+
+    Example:
+        >>> percent_range(Interval(0.1, 0.0, 0.63))
+        '0 to 63 %'
+    """
+    return f"{_percent(interval.low, unit=False)} to {_percent(interval.high)}"
 
 
 def _flat(event: Mapping[str, Any], name: str) -> Interval:
@@ -227,7 +237,7 @@ def _estimate(what: str, estimate: Interval, drawn: str, sure: str, count: int, 
 def _between(interval: Interval, level: float) -> str:
     if not interval.bounded:
         return ""
-    return f" ({_level(level)}{_percent(interval.low, unit=False)} to {_percent(interval.high)})"
+    return f" ({_level(level)}{percent_range(interval)})"
 
 
 def _level(confidence: float) -> str:

@@ -131,7 +131,11 @@ class TestPairs:
 
 class TestReport:
     def test_sentences_stand_on_the_page(self, finished_run: Path) -> None:
-        text = " ".join(without_figures(finished_run).text)
+        result = without_figures(finished_run)
+        text = " ".join(result.text)
+        assert result.table["Audit labels compared"] == "3"
+        assert result.table["Label budget"] == "spent: 18 labels"
+        assert "missed errors" in text and "of certain atoms, by 3 audits" in text
         latest = json.loads((finished_run / "calibration.json").read_text())
         assert latest["ready"]
         assert f"for {100 * CONFIDENCE:g} % of the environments below {FORCE_ERROR:g} eV/Å" in text
