@@ -217,6 +217,8 @@ def calibration_curve(
 
 @dataclass(frozen=True)
 class _Data:
+    """Checked pairs; a group is the rank of a value among the different ones."""
+
     u: FloatArray
     error: FloatArray
     weight: FloatArray
@@ -225,6 +227,8 @@ class _Data:
     n_cells: int
     flagged: BoolArray
     wrong: BoolArray
+    u_group: NDArray[np.int64]
+    error_group: NDArray[np.int64]
 
     @classmethod
     def checked(
@@ -266,6 +270,8 @@ class _Data:
             n_cells=n_cells,
             flagged=values > threshold,
             wrong=errors > force_error,
+            u_group=np.unique(values, return_inverse=True)[1],
+            error_group=np.unique(errors, return_inverse=True)[1],
         )
 
 
@@ -302,21 +308,18 @@ def _share(member: BoolArray, weight: FloatArray, empty: str) -> float | str:
 
 
 def _auc(data: _Data, weight: FloatArray) -> float | str:
-    from sklearn.metrics import roc_auc_score
-
-    present = weight > 0
-    wrong = data.wrong[present]
-    if not wrong.any():
+    right, wrong = (np.bincount(data.u_group, weights=weight * side) for side in (~data.wrong, data.wrong))
+    if not wrong.sum() > 0:
         return "no error exceeds the tolerance"
-    if wrong.all():
+    if not right.sum() > 0:
         return "every error exceeds the tolerance"
-    return float(roc_auc_score(wrong, _finite(data.u[present]), sample_weight=weight[present]))
+    below = np.cumsum(right) - right / 2
+    return float((wrong * below).sum() / (wrong.sum() * right.sum()))
 
 
 def _spearman(data: _Data, weight: FloatArray) -> float | str:
-    present = weight > 0
-    w = weight[present] / weight[present].sum()
-    ranks = [_weighted_ranks(_finite(values[present]), w) for values in (data.u, data.error)]
+    w = weight / weight.sum()
+    ranks = [_weighted_ranks(group, w) for group in (data.u_group, data.error_group)]
     x, y = (rank - (w * rank).sum() for rank in ranks)
     variance = (w * x * x).sum() * (w * y * y).sum()
     if variance <= 1e-24:
@@ -324,16 +327,10 @@ def _spearman(data: _Data, weight: FloatArray) -> float | str:
     return float((w * x * y).sum() / np.sqrt(variance))
 
 
-def _weighted_ranks(values: FloatArray, weight: FloatArray) -> FloatArray:
+def _weighted_ranks(group: NDArray[np.int64], weight: FloatArray) -> FloatArray:
     """Mid-ranks: weight of all smaller values plus half the weight of the equal ones."""
-    _, group = np.unique(values, return_inverse=True)
     mass = np.bincount(group, weights=weight)
     return (np.cumsum(mass) - mass / 2)[group]
-
-
-def _finite(values: FloatArray) -> FloatArray:
-    """The same order without infinities."""
-    return np.minimum(values, np.finfo(np.float64).max)
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
