@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 
 from ideal.config import ThresholdConfig
+from ideal.engine.state_files import read_state, write_state
 from ideal.errors import UncertaintyError
 from ideal.soap import SoapPowerSpectrum
+from ideal.uncertainty.calibration import Calibration
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
-from ideal.uncertainty.threshold import fit_threshold, held_out_u
+from ideal.uncertainty.threshold import (
+    CalibratedThreshold,
+    ConstantThreshold,
+    MovingAverageThreshold,
+    Threshold,
+    fit_threshold,
+    held_out_threshold,
+    held_out_u,
+    make_threshold,
+)
 
 RIDGE = 1e-8
 
@@ -117,3 +130,87 @@ def test_nothing_to_fit_on_is_an_error(soap: SoapPowerSpectrum) -> None:
     crystals = [bulk("Li", cubic=True).repeat(2)] * 3
     with pytest.raises(UncertaintyError, match=r"none of the 48 held-out environments .*threshold\.type"):
         fit_threshold(ThresholdConfig(), soap, crystals, RIDGE, seed=0)
+
+
+# --- thresholds that follow the run -----------------------------------------------------------------------------------
+
+KINDS = ("fixed", "quantile", "moving_average", "calibrated")
+
+
+def calibration(n: int, error: float = 0.1) -> Calibration:
+    pairs = Calibration(0.9)
+    for k in range(n):
+        pairs.add(str(k), "selected", [1.0, 3.0], [error, 3 * error])
+    return pairs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_starts_somewhere_and_survives_a_restart(kind: str, tmp_path: Path) -> None:
+    config = ThresholdConfig(type=kind, value=3.0, force_error=0.15, window=3)
+    first, second = make_threshold(config, held_out=2.0), make_threshold(config, held_out=9.0)
+    assert first.value == pytest.approx(3.0 if kind == "fixed" else 2.0)
+    assert first.source == ("quantile" if kind == "calibrated" else kind)
+    for u in (1.0, 4.0, np.inf, 2.5):
+        first.observe(u)
+    first.recalibrate(calibration(25))
+    write_state(tmp_path / "state", first.state())
+    second.restore(read_state(tmp_path / "state"))
+    for threshold in (first, second):
+        threshold.observe(1.75)
+    assert first.value == second.value
+    assert first.source == second.source
+    with pytest.raises(UncertaintyError):
+        first.observe(float("nan"))
+
+
+def test_the_moving_average_is_that_of_equation_2() -> None:
+    threshold = MovingAverageThreshold(start=2.0, window=4, margin=0.2)
+    assert threshold.value == pytest.approx(2.0)
+    values = [1.0, 5.0, 2.0, 8.0, 3.0, np.inf, 4.0]
+    for value in values:
+        threshold.observe(value)
+    assert threshold.value == pytest.approx(1.2 * (2 + 8 + 3 + 4) / 4)
+
+
+def test_the_moving_average_freezes() -> None:
+    threshold = MovingAverageThreshold(start=2.0, window=10, freeze_after=3)
+    for _ in range(3):
+        assert not threshold.frozen
+        threshold.observe(6.0)
+    assert threshold.frozen
+    value = threshold.value
+    threshold.observe(100.0)
+    assert threshold.value == value == pytest.approx(5.0)
+
+
+def test_the_calibrated_threshold_waits_for_enough_pairs() -> None:
+    threshold = CalibratedThreshold(start=2.0, force_error=0.15)
+    threshold.recalibrate(calibration(19))
+    assert (threshold.value, threshold.source) == (2.0, "quantile")
+    threshold.recalibrate(calibration(20))
+    assert threshold.value == pytest.approx(1.5)
+    assert threshold.source == "calibrated"
+    threshold.recalibrate(calibration(20, error=1e-4))
+    assert threshold.value == pytest.approx(3.75)  # 1.25 times the largest u that was compared, not 1500
+
+
+def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
+    for make in (
+        lambda: ConstantThreshold(0.0, "fixed"),
+        lambda: MovingAverageThreshold(np.inf),
+        lambda: MovingAverageThreshold(1.0, window=0),
+        lambda: MovingAverageThreshold(1.0, margin=-1.0),
+        lambda: CalibratedThreshold(2.0, 0.0),
+        lambda: make_threshold(ThresholdConfig(), held_out=float("nan")),
+    ):
+        with pytest.raises(UncertaintyError):
+            make()
+
+
+def test_the_held_out_threshold_is_there_for_every_kind(soap: SoapPowerSpectrum) -> None:
+    structures = lithium(4)
+    values = [held_out_threshold(ThresholdConfig(type=kind), soap, structures, RIDGE, seed=0) for kind in KINDS]
+    assert values[0] == fit_threshold(ThresholdConfig(), soap, structures, RIDGE, seed=0)
+    assert set(values) == {values[0]}
+    thresholds: list[Threshold] = [make_threshold(ThresholdConfig(type=kind), values[0]) for kind in KINDS]
+    assert all(threshold.value > 0 for threshold in thresholds)
