@@ -153,6 +153,7 @@ def build_crop(
     hi: FloatArray,
     shortest: ShortestDistances,
     ratio: Mapping[int, int] | None,
+    fill: bool = True,
 ) -> Crop | None:
     """Cut the surroundings at the given faces and repair what the new periodicity breaks.
 
@@ -162,6 +163,7 @@ def build_crop(
         hi: (3,) high faces.
         shortest: shortest distances of the training set.
         ratio: formula unit to keep, or None.
+        fill: whether holes are filled from the skin.
 
     Returns:
         The crop; None where core atoms touch across a seam or the core alone breaks the formula.
@@ -188,7 +190,8 @@ def build_crop(
     repair = _Repair(numbers, core, n_inside, outside, np.linalg.norm(vectors, axis=1), pairs, room)
     if not repair.remove_contacts():
         return None
-    repair.fill_holes()
+    if fill:
+        repair.fill_holes()
     removed = 0
     if ratio is not None:
         repair.add_missing(ratio)

@@ -30,7 +30,7 @@ from ideal.config import EmbeddingConfig
 from ideal.embedding.composition import Crop, build_crop, formula_ratio, holds_near, parse_ratio
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.embedding.distances import CONTACT, ShortestDistances
-from ideal.embedding.filler import CORE_TOLERANCE, FillerUncertainty, Optimized, optimize_filler
+from ideal.embedding.filler import CORE_TOLERANCE, FillerOptimization, FillerUncertainty, Optimized
 from ideal.embedding.seam import seam_table
 from ideal.errors import EmbeddingError
 from ideal.records import BoolArray, FloatArray, IntArray, Provenance, Substructure
@@ -40,6 +40,18 @@ DEFAULT_THRESHOLD = 2.0
 
 OPTIMIZED_CROPS = 3
 """How many of the ranked crops are optimized."""
+
+SCREEN = 30
+"""Evaluations that each of them gets before the more promising ones go on."""
+
+CONTINUED_CROPS = 2
+"""How many of them go on to ``max_evaluations``."""
+
+HOPELESS = 1.6
+"""A crop that still exceeds the threshold by this factor after `SCREEN` evaluations does not go on."""
+
+DISTINCT = 0.25
+"""Two crops whose faces all lie within this (Å) of each other count as one."""
 
 DRAWS = ((8, 0.12), (40, 0.25))
 """(best seams drawn from, tolerated relative deviation of the density): the second only where the first fails."""
@@ -72,10 +84,6 @@ class EmbeddingUncertainty(FillerUncertainty, Protocol):
     @property
     def counts(self) -> Mapping[str, int]:
         """Environments learned, by chemical symbol."""
-        ...
-
-    def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
-        """u of the centers, of every atom by default."""
         ...
 
 
@@ -176,6 +184,8 @@ class _Search:
         self.best: Optimized | None = None
         self.frame_u: dict[int, float] = {}
         self.notes: list[str] = []
+        self.lost = _Lost()
+        self.drawn = 0
         self.optimized = 0
 
     def attempt(self, surroundings: Surroundings, periods: FloatArray, ratio: Mapping[int, int] | None) -> bool:
@@ -206,13 +216,12 @@ class _Search:
                 if lost.keep(crop, density, tolerance, self.config.max_atoms):
                     assert crop is not None
                     crops.append(crop)
-            if not crops:
-                self.notes.append(
-                    f"r_core {surroundings.r_core:g} Å, margin {surroundings.margin:g} Å: no crop of "
-                    f"{3 * self.config.n_crops} ({lost.describe(tolerance, self.config.max_atoms)})"
-                )
-            if self._optimize(self._ranked(crops)[:OPTIMIZED_CROPS]):
+            self.lost.add(lost)
+            self.drawn += len(crops)
+            if self._optimize(_distinct(self._ranked(crops))[:OPTIMIZED_CROPS]):
                 return True
+            if crops:
+                break
         return self.best is not None and self.accepts(self.best)
 
     def accepts(self, result: Optimized) -> bool:
@@ -237,45 +246,50 @@ class _Search:
         return reference
 
     def _optimize(self, crops: list[Crop]) -> bool:
-        """Optimize crops until one is below the threshold itself, the cell fixed at first."""
-        fixed: list[Optimized] = []
+        """Optimize crops until one is below the threshold, the cell fixed at first; the promising ones for longer."""
+        runs = []
         for crop in crops:
-            fixed.append(self._run(crop, strain=False))
-            if self._below_threshold(fixed[-1]):
+            runs.append(
+                FillerOptimization(crop, self._reference(crop), self.uncertainty, self.threshold, self.shortest)
+            )
+            self.optimized += 1
+            if self._improve(runs[-1], min(SCREEN, self.config.max_evaluations)):
+                return True
+        if self.best is not None and self.accepts(self.best):
+            return True
+        runs = [run for run in runs if run.result.excess(self.threshold) < HOPELESS]
+        runs = sorted(runs, key=lambda run: self._badness(run.result))[:CONTINUED_CROPS]
+        for run in runs:
+            if self._improve(run, self.config.max_evaluations):
                 return True
         if self.config.optimize_cell:
-            for start in fixed:
-                if start.crop.cut.any() and self._below_threshold(self._run(start.crop, True, start)):
-                    return True
+            for run in sorted(runs, key=lambda run: self._badness(run.result))[:1]:
+                if run.crop.cut.any():
+                    strained = FillerOptimization(
+                        run.crop, run.reference, self.uncertainty, self.threshold, self.shortest, True, run.result
+                    )
+                    if self._improve(strained, self.config.max_evaluations // 3):
+                        return True
         return self.best is not None and self.accepts(self.best)
+
+    def _improve(self, run: FillerOptimization, max_evaluations: int) -> bool:
+        """Go on with one optimization; true when it came below the threshold itself."""
+        result = run.run(max_evaluations)
+        if self.best is None or self._badness(result) < self._badness(self.best):
+            self.best = result
+        return result.excess(self.threshold) < 1.0 and not result.in_contact
 
     def _badness(self, result: Optimized) -> tuple[bool, float]:
         return result.in_contact, result.excess(self.limit)
-
-    def _below_threshold(self, result: Optimized) -> bool:
-        return result.excess(self.threshold) < 1.0 and not result.in_contact
-
-    def _run(self, crop: Crop, strain: bool, start: Optimized | None = None) -> Optimized:
-        result = optimize_filler(
-            crop,
-            self._reference(crop),
-            self.uncertainty,
-            self.threshold,
-            self.shortest,
-            self.config.max_evaluations,
-            strain=strain,
-            start=start,
-        )
-        self.optimized += 1
-        if self.best is None or self._badness(result) < self._badness(self.best):
-            self.best = result
-        return result
 
     def reason(self) -> str:
         """Why nothing was accepted, in numbers, and what to do."""
         remedy = (
             "raise embedding.margin, growth_attempts or max_atoms, or let the distribution learn a frame of this state"
         )
+        if self.lost.total:
+            dropped = f"{self.lost.total} of {self.lost.total + self.drawn} drawn crops were dropped: "
+            self.notes.append(dropped + self.lost.describe(self.config.max_atoms))
         if self.best is None:
             return f"{'; '.join(self.notes)}; {remedy}"
         text = (
@@ -292,6 +306,18 @@ class _Search:
                 f"; a filler atom is at {self.best.closest:.2f} of the shortest known distance, allowed is {CONTACT}"
             )
         return "; ".join([text, *self.notes, remedy])
+
+
+def _distinct(crops: list[Crop]) -> list[Crop]:
+    """The crops without those that all but repeat an earlier one."""
+    kept: list[Crop] = []
+    for crop in crops:
+        if not any(
+            max(float(np.abs(crop.corner - other.corner).max()), float(np.abs(crop.cell - other.cell).max())) < DISTINCT
+            for other in kept
+        ):
+            kept.append(crop)
+    return kept
 
 
 @dataclass
@@ -320,10 +346,24 @@ class _Lost:
                 return False
         return True
 
-    def describe(self, tolerance: float, max_atoms: int) -> str:
+    @property
+    def total(self) -> int:
+        """All dropped crops."""
+        return self.broken + self.dense + self.large + self.empty
+
+    def add(self, other: _Lost) -> None:
+        """Count those of ``other`` too."""
+        self.broken += other.broken
+        self.dense += other.dense
+        self.large += other.large
+        self.empty += other.empty
+
+    def describe(self, max_atoms: int) -> str:
+        """How many for which cause."""
+        tolerances = " or ".join(f"{tolerance:.0%}" for _, tolerance in DRAWS)
         causes = (
-            (self.broken, "broke the core or the formula"),
-            (self.dense, f"missed the local density by more than {tolerance:.0%}"),
+            (self.broken, "broke the core or the composition"),
+            (self.dense, f"missed the local density by more than {tolerances}"),
             (self.large, f"held more than max_atoms = {max_atoms} atoms"),
             (self.empty, "had no filler"),
         )

@@ -2,22 +2,25 @@
 
 The objective is a hinge on the squared uncertainty plus a guard against contacts,
 
-    L = sum_i max(0, u_i^2 - f_i) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2,
+    L = sum_i phi_i(max(0, u_i^2 - f_i)) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2,
+    phi_i(x) = x^2 / 2 f_i  for x < f_i,    x - f_i / 2  beyond,
 
-with f_i = (0.8 threshold)^2. A core atom counts only beyond what it had in the frame: f_i is its own u^2 there,
+with f_i = (0.9 threshold)^2. A core atom counts only beyond what it had in the frame: f_i is its own u^2 there,
 where that is larger. Without this term a core in a small cell may meet its own image in ways that no frame shows.
+phi rounds the hinge's corner. With the bare hinge the gradient jumps whenever an atom crosses f_i, and the estimate of
+the Hessian is spoiled again and again: in hot SiO2 with a poor distribution 100 evaluations brought 10 % of the crops
+below the threshold, with phi 47 %.
 
 Minimizing the sum of all u^2, as the paper does, over-orders the filler: its energy falls below that of the
 frame, and the distribution that learns from it narrows. With the hinge only what exceeds the threshold moves.
 
 Free are the filler's positions and, where asked, one scale per cut axis. The core keeps its positions
 relative to the center, bit for bit; filler follows the cell affinely. L-BFGS, steps of at most 0.2 Å, stopped
-as soon as all is well.
+as soon as all is well; an optimization can be continued.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,13 +28,14 @@ import numpy as np
 from ase import Atoms
 
 from ideal.embedding.composition import Crop
+from ideal.embedding.descent import Descent
 from ideal.embedding.distances import CONTACT, ShortestDistances, periodic_pairs
-from ideal.records import FloatArray
+from ideal.records import FloatArray, IntArray
 
-FLOOR = 0.8
+FLOOR = 0.9
 """u counts from this fraction of the threshold on."""
 
-STOP = 0.9
+STOP = 0.95
 """The optimization ends when the largest u of the filler is below this fraction of the threshold."""
 
 GUARD = 0.85
@@ -49,15 +53,18 @@ MAX_STRAIN = 0.08
 CORE_TOLERANCE = 1.5
 """A core atom's u may exceed its own value in the frame by this factor (or reach what filler may)."""
 
-MEMORY = 12
-"""Steps that L-BFGS remembers."""
-
 
 class FillerUncertainty(Protocol):
     """What the optimization needs of an uncertainty (`ideal.uncertainty.mahalanobis.SoapMahalanobis` has it)."""
 
-    def hinge(self, atoms: Atoms, floor: float | FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-        """Value, gradient (n, 3), strain derivative (3, 3) of sum_i max(0, u_i² - floor_i), and u (n,)."""
+    def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
+        """u of the centers, of every atom by default."""
+        ...
+
+    def hinge(
+        self, atoms: Atoms, floor: float | FloatArray, mask: FloatArray | None = None
+    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+        """Value, gradient (n, 3), strain derivative (3, 3) of sum_i mask_i max(0, u_i² - floor_i), and u (n,)."""
         ...
 
 
@@ -108,34 +115,46 @@ class _Point:
     result: Optimized
 
 
-def optimize_filler(
-    crop: Crop,
-    reference: FloatArray,
-    uncertainty: FillerUncertainty,
-    threshold: float,
-    shortest: ShortestDistances,
-    max_evaluations: int = 40,
-    strain: bool = False,
-    start: Optimized | None = None,
-) -> Optimized:
-    """Move the filler of a crop until its uncertainty is below ``STOP * threshold``.
+class FillerOptimization:
+    """Moves the filler of a crop until its uncertainty is below ``STOP * threshold``.
 
     Args:
         crop: the crop; its core atoms stay.
         reference: (n,) u of the core atoms in the frame; 0 for filler.
-        uncertainty: gives the hinge and its derivatives.
+        uncertainty: gives u, the hinge and its derivatives.
         threshold: the value of u that counts as known.
         shortest: shortest distances of the training set.
-        max_evaluations: of the objective, the first one included.
         strain: let the cut axes change their length too.
         start: begin at the end of an earlier optimization of the same crop (with the crop's own cell).
-
-    Returns:
-        The point of lowest objective that was found.
     """
-    problem = _Problem(crop, reference, uncertainty, threshold, shortest, strain)
-    first = problem.parameters(crop.vectors if start is None else start.vectors)
-    return _lbfgs(problem.evaluate, first, problem.limit, problem.finished, max_evaluations).result
+
+    def __init__(
+        self,
+        crop: Crop,
+        reference: FloatArray,
+        uncertainty: FillerUncertainty,
+        threshold: float,
+        shortest: ShortestDistances,
+        strain: bool = False,
+        start: Optimized | None = None,
+    ) -> None:
+        self.crop, self.reference = crop, reference
+        problem = _Problem(crop, reference, uncertainty, threshold, shortest, strain)
+        self._descent = Descent(problem, problem.parameters(crop.vectors if start is None else start.vectors))
+
+    def run(self, max_evaluations: int) -> Optimized:
+        """Go on, to at most ``max_evaluations`` of the objective in all; the point of lowest objective so far."""
+        return self._descent.run(max_evaluations).result
+
+    @property
+    def result(self) -> Optimized:
+        """The point of lowest objective so far."""
+        return self._descent.point.result
+
+    @property
+    def over(self) -> bool:
+        """Whether going on would change nothing."""
+        return self._descent.over
 
 
 class _Problem:
@@ -176,7 +195,12 @@ class _Problem:
             deformation += strain * generator
         vectors, cell = crop.vectors.copy(), crop.cell @ deformation
         vectors[free] = (crop.vectors[free] + displacements) @ deformation
-        value, gradient, virial, u = self.uncertainty.hinge(crop.atoms(vectors, cell), self.floor)
+        atoms = crop.atoms(vectors, cell)
+        squared = self.uncertainty.atomic(atoms) ** 2
+        over = np.maximum(squared - self.floor, 0.0)
+        weights = np.minimum(over / self.floor, 1.0)
+        value = float(np.where(over < self.floor, 0.5 * over * weights, over - 0.5 * self.floor).sum())
+        _, gradient, virial, u = self.uncertainty.hinge(atoms, self.floor, weights)
         guard, guard_gradient, guard_virial, closest = self._guard(vectors, cell)
         value, gradient, virial = value + guard, gradient + guard_gradient, virial + guard_virial
         self.evaluations += 1
@@ -225,71 +249,3 @@ class _Problem:
 
     def finished(self, point: _Point) -> bool:
         return point.result.excess(STOP * self.threshold) < 1.0 and not point.result.in_contact
-
-
-def _lbfgs(
-    evaluate: Callable[[FloatArray], _Point],
-    start: FloatArray,
-    limit: Callable[[FloatArray, FloatArray], float],
-    finished: Callable[[_Point], bool],
-    max_evaluations: int,
-) -> _Point:
-    """Minimize with limited-memory BFGS, bounded steps and backtracking (Nocedal and Wright, algorithm 7.5)."""
-    point = evaluate(start)
-    evaluations = 1
-    steps: list[FloatArray] = []
-    changes: list[FloatArray] = []
-    while evaluations < max_evaluations and not finished(point):
-        steepest = float(np.abs(point.gradient).max(initial=0.0))
-        if steepest < 1e-10:
-            break
-        direction = -_two_loop(point.gradient, steps, changes, first_step=0.05 / steepest)
-        slope = float(direction @ point.gradient)
-        if slope >= 0.0:
-            steps.clear()
-            changes.clear()
-            direction = -point.gradient * (0.05 / steepest)
-            slope = float(direction @ point.gradient)
-        factor = limit(point.parameters, direction)
-        trial = None
-        while evaluations < max_evaluations and factor > 1e-3:
-            candidate = evaluate(point.parameters + factor * direction)
-            evaluations += 1
-            if candidate.value <= point.value + 1e-4 * factor * slope:
-                trial = candidate
-                break
-            factor *= 0.4
-        if trial is None:
-            if not steps:
-                break
-            steps.clear()
-            changes.clear()
-            continue
-        step, change = trial.parameters - point.parameters, trial.gradient - point.gradient
-        if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
-            steps.append(step)
-            changes.append(change)
-            del steps[:-MEMORY], changes[:-MEMORY]
-        settled = point.value - trial.value < 1e-5 * abs(point.value)
-        point = trial
-        if settled:
-            break
-    return point
-
-
-def _two_loop(
-    gradient: FloatArray, steps: list[FloatArray], changes: list[FloatArray], first_step: float
-) -> FloatArray:
-    """The inverse Hessian estimate applied to the gradient."""
-    if not steps:
-        return gradient * first_step
-    result = gradient.copy()
-    factors = []
-    for step, change in zip(reversed(steps), reversed(changes), strict=True):
-        factor = float(step @ result) / float(step @ change)
-        factors.append(factor)
-        result -= factor * change
-    result *= float(steps[-1] @ changes[-1]) / float(changes[-1] @ changes[-1])
-    for step, change, factor in zip(steps, changes, reversed(factors), strict=True):
-        result += (factor - float(change @ result) / float(step @ change)) * step
-    return np.asarray(result)

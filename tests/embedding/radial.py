@@ -70,7 +70,9 @@ class RadialUncertainty:
         np.add.at(features, (pairs.first[:, None], columns), value)
         return features, pairs, slope, columns
 
-    def hinge(self, atoms: Atoms, floor: float | FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+    def hinge(
+        self, atoms: Atoms, floor: float | FloatArray, mask: FloatArray | None = None
+    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         features, pairs, slope, columns = self._features(atoms)
         self.evaluated_atoms += len(atoms)
         squared, adjoint = np.zeros(len(atoms)), np.zeros_like(features)
@@ -79,14 +81,14 @@ class RadialUncertainty:
             d = features[i] - mean
             squared[i] = d @ precision @ d / len(d)
             adjoint[i] = 2 * precision @ d / len(d)
-        active = squared > floor
-        adjoint[~active] = 0
+        weights = np.where(squared > floor, 1.0 if mask is None else mask, 0.0)
+        adjoint *= weights[:, None]
         by_r = (adjoint[pairs.first[:, None], columns] * slope).sum(axis=1)
         force = (by_r / pairs.distances)[:, None] * pairs.vectors
         gradient = np.zeros((len(atoms), 3))
         np.add.at(gradient, pairs.second, force)
         np.add.at(gradient, pairs.first, -force)
-        return float((squared - floor)[active].sum()), gradient, force.T @ pairs.vectors, np.sqrt(squared)
+        return float(weights @ (squared - floor)), gradient, force.T @ pairs.vectors, np.sqrt(squared)
 
     def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
         u = self.hinge(atoms, 0.0)[3]

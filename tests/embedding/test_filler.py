@@ -9,9 +9,22 @@ from ase import Atoms
 from ideal.embedding.composition import Crop, build_crop
 from ideal.embedding.crop import FrameView
 from ideal.embedding.distances import ShortestDistances, minimum_distances
-from ideal.embedding.filler import MAX_STEP, MAX_STRAIN, STOP, _Problem, optimize_filler
+from ideal.embedding.filler import MAX_STEP, MAX_STRAIN, STOP, FillerOptimization, Optimized, _Problem
+from ideal.records import FloatArray
 
 from .radial import RadialUncertainty
+
+
+def optimize_filler(
+    crop: Crop,
+    reference: FloatArray,
+    uncertainty: RadialUncertainty,
+    threshold: float,
+    shortest: ShortestDistances,
+    max_evaluations: int = 40,
+    strain: bool = False,
+) -> Optimized:
+    return FillerOptimization(crop, reference, uncertainty, threshold, shortest, strain).run(max_evaluations)
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +142,12 @@ def test_core_counts_beyond_what_the_frame_had(crop: Crop, copper_uncertainty: R
     assert ambitious.u[crop.core].max() < u[crop.core].max()
     assert ambitious.u[crop.core].max() < modest.u[crop.core].max()
     assert modest.excess(1.0) == pytest.approx((modest.u / np.maximum(1.0, 1.5 * np.where(crop.core, u, 0.0))).max())
+
+
+def test_a_stopped_optimization_goes_on(crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
+    known = np.zeros(len(crop)), copper_uncertainty, 0.5, ShortestDistances()
+    at_once, in_parts = FillerOptimization(crop, *known), FillerOptimization(crop, *known)
+    in_parts.run(7)
+    assert in_parts.result.evaluations <= 7 and not in_parts.over
+    assert at_once.run(20).excess(0.5) <= in_parts.run(20).excess(0.5) * 1.5
+    assert in_parts.result.evaluations > 7
