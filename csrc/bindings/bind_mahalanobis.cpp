@@ -2,11 +2,13 @@
 
 #include "ideal/errors.hpp"
 #include "ideal/mahalanobis.hpp"
+#include "ideal/state_file.hpp"
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -145,6 +147,8 @@ void bind_mahalanobis(nb::module_& module) {
     c.def("merge", &SoapMahalanobis::merge, nb::arg("other"), nb::call_guard<nb::gil_scoped_release>());
     c.def("copy", [](const SoapMahalanobis& self) { return new SoapMahalanobis(self); }, nb::rv_policy::take_ownership);
     c.def("count", &SoapMahalanobis::count, nb::arg("species"));
+    c.def_static("read", &read_state, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>());
+    c.def("write", &write_state, nb::arg("path"), nb::call_guard<nb::gil_scoped_release>());
     c.def_prop_ro("n_distributions", &SoapMahalanobis::n_distributions);
     c.def("state", &state, nb::arg("index"));
     c.def("set_state", &set_state, nb::arg("index"), nb::arg("count"), nb::arg("mean"), nb::arg("scatter"));

@@ -82,7 +82,7 @@ LowRankForm::LowRankForm(std::vector<double> mean, const std::vector<double>& co
         build(spectrum);
         return;
     }
-    // u / u_full <= (1 - sqrt h)^(-1/2), and h is about the largest variance dropped over the ridge.
+    // u / u_full is within about (1 - sqrt h)^(+-1/2), and h is about the largest variance dropped over the ridge.
     const double root = 1 - 1 / ((1 + tolerance) * (1 + tolerance));
     double least_variance = root * root * ridge;
     for (int attempt = 0;; ++attempt) {
@@ -188,13 +188,13 @@ void LowRankForm::build(const Spectrum& spectrum) {
                         1.0);
     const double h = largest_eigenvalue(H, static_cast<int>(r)) / ridge_;
     const double d = largest_eigenvalue(D, static_cast<int>(r)) / ridge_;
-    upper_ = h < 1 ? 1 / (1 - std::sqrt(h)) : std::numeric_limits<double>::infinity();
+    lower_ = std::max(0.0, 1 - std::sqrt(h));
     double low = 0, high = 1; // (1 - a)(1 - a - a d) - a^2 h falls from 1 to -h
     for (int step = 0; step < 60; ++step) {
         const double a = 0.5 * (low + high);
         ((1 - a) * (1 - a - a * d) > a * a * h && 1 - a - a * d > 0 ? low : high) = a;
     }
-    lower_ = low;
+    upper_ = low > 0 ? 1 / low : std::numeric_limits<double>::infinity();
 }
 
 double LowRankForm::cost() const {

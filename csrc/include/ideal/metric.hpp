@@ -9,9 +9,10 @@
 // ridge weigh 1 / ridge either way, so with B = T Sigma R^T, D = R Sigma R^T (R: the directions dropped),
 //   h = |B^T (T Sigma T^T + ridge)^-1 B| / ridge,   d = |D| / ridge
 // bound the error for every v, in the training set or far from it:
-//   a Unc_full <= Unc <= Unc_full / (1 - sqrt h),   a from (1 - a)(1 - a - a d) = a^2 h
-// (Schur complements of b (Sigma + ridge) - E and E - a (Sigma + ridge), E the inverse of the metric in use). The rank is
-// chosen so that u is never off by more than MetricParameters::tolerance; typical errors are a hundredth of that.
+//   (1 - sqrt h) Unc_full <= Unc <= Unc_full / a,   a from (1 - a)(1 - a - a d) = a^2 h
+// (from the Schur complements of b (Sigma + ridge) - E and of E - a (Sigma + ridge), E the inverse of the metric in use).
+// The rank is chosen so that u is never off by more than MetricParameters::tolerance; typical errors are a hundredth of
+// that.
 #pragma once
 
 #include "ideal/distribution.hpp"

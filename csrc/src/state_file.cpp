@@ -1,0 +1,345 @@
+#include "ideal/state_file.hpp"
+
+#include "ideal/errors.hpp"
+#include "json.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <utility>
+#include <vector>
+
+#ifdef _WIN32
+#include <process.h>
+#define getpid _getpid
+#else
+#include <unistd.h>
+#endif
+
+namespace ideal {
+namespace {
+
+using detail::Json;
+using detail::JsonError;
+
+constexpr const char* format_name = "ideal.SoapMahalanobis";
+constexpr const char* format_version = "1";
+constexpr const char* all_species = "all";
+
+constexpr std::array<const char*, 119> symbols{
+    "",   "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",
+    "Cl", "Ar", "K",  "Ca", "Sc", "Ti", "V",  "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As",
+    "Se", "Br", "Kr", "Rb", "Sr", "Y",  "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn",
+    "Sb", "Te", "I",  "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho",
+    "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W",  "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po",
+    "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U",  "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm", "Md",
+    "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
+
+int atomic_number(const std::string& symbol) {
+    for (std::size_t z = 1; z < symbols.size(); ++z)
+        if (symbol == symbols[z]) return static_cast<int>(z);
+    throw JsonError("'" + symbol + "' is not a chemical symbol");
+}
+
+[[noreturn]] void damaged(const std::string& why) { throw JsonError(why); }
+
+// ---- parameters ------------------------------------------------------------------------------------------------------
+
+SoapParameters soap_parameters(const Json& json) {
+    SoapParameters parameters;
+    for (const auto& [key, value] : json.as_object("soap")) {
+        if (key == "species") {
+            for (const Json& symbol : value.as_array("species"))
+                parameters.numbers.push_back(atomic_number(symbol.as_string("a species")));
+        } else if (key == "r_cut") parameters.r_cut = value.as_number("r_cut");
+        else if (key == "n_max") parameters.n_max = static_cast<int>(std::min<std::size_t>(999, value.as_size("n_max")));
+        else if (key == "l_max") parameters.l_max = static_cast<int>(std::min<std::size_t>(999, value.as_size("l_max")));
+        else if (key == "sigma") parameters.sigma = value.as_number("sigma");
+        else if (key == "taper") parameters.taper = value.as_bool("taper");
+        else damaged("the descriptor has a parameter that this program does not know, '" + key + "'; use a newer one");
+    }
+    for (const char* key : {"species", "r_cut", "n_max", "l_max", "sigma", "taper"}) json.at(key);
+    return parameters;
+}
+
+std::string soap_json(const SoapParameters& parameters) {
+    std::string species;
+    for (const int number : parameters.numbers)
+        species += (species.empty() ? "" : ", ") + detail::json_string(symbols.at(static_cast<std::size_t>(number)));
+    return "{\"species\": [" + species + "], \"r_cut\": " + detail::json_number(parameters.r_cut) +
+           ", \"n_max\": " + std::to_string(parameters.n_max) + ", \"l_max\": " + std::to_string(parameters.l_max) +
+           ", \"sigma\": " + detail::json_number(parameters.sigma) +
+           ", \"taper\": " + (parameters.taper ? "true" : "false") + "}";
+}
+
+Json parsed(const Json& metadata, const char* key) {
+    const std::string& text = metadata.at(key).as_string(key);
+    return Json::parse(text.data(), text.size());
+}
+
+MahalanobisParameters mahalanobis_parameters(const Json& metadata) {
+    using Kind = MetricParameters::Kind;
+    MahalanobisParameters parameters;
+    parameters.metric.relative_ridge = parsed(metadata, "ridge").as_number("ridge");
+    if (metadata.object.count("per_species"))
+        parameters.per_species = parsed(metadata, "per_species").as_bool("per_species");
+    if (metadata.object.count("metric")) {
+        const std::string kind = parsed(metadata, "metric").as_string("metric");
+        if (kind == "full") parameters.metric.kind = Kind::full;
+        else if (kind == "low_rank") parameters.metric.kind = Kind::low_rank;
+        else if (kind != "auto") damaged("metric '" + kind + "' is none of auto, full, low_rank");
+    }
+    if (metadata.object.count("rank")) {
+        const Json rank = parsed(metadata, "rank");
+        if (rank.kind != Json::Kind::null) parameters.metric.rank = rank.as_size("rank");
+    }
+    return parameters;
+}
+
+// ---- arrays ----------------------------------------------------------------------------------------------------------
+
+struct Tensor {
+    std::string name, type;
+    std::vector<std::size_t> shape;
+    std::size_t begin = 0, end = 0;
+};
+
+class Tensors {
+public:
+    Tensors(const Json& header, const char* data, std::size_t size) : data_(data) {
+        for (const auto& [name, entry] : header.object) {
+            if (name == "__metadata__") continue;
+            Tensor tensor;
+            tensor.name = name;
+            entry.as_object(name.c_str());
+            tensor.type = entry.at("dtype").as_string("dtype");
+            if (tensor.type != "F64" && tensor.type != "I64")
+                damaged(name + " has dtype " + tensor.type + "; F64 and I64 are known");
+            std::size_t bytes = 8;
+            for (const Json& extent : entry.at("shape").as_array("shape")) {
+                tensor.shape.push_back(extent.as_size("an extent"));
+                if (__builtin_mul_overflow(bytes, tensor.shape.back(), &bytes)) damaged(name + " is impossibly large");
+            }
+            const auto& offsets = entry.at("data_offsets").as_array("data_offsets");
+            if (offsets.size() != 2) damaged("data_offsets of " + name + " must be two numbers");
+            tensor.begin = offsets[0].as_size("data_offsets");
+            tensor.end = offsets[1].as_size("data_offsets");
+            if (tensor.begin > tensor.end || tensor.end > size || tensor.end - tensor.begin != bytes)
+                damaged(name + " of " + std::to_string(bytes) + " bytes does not fit its offsets " +
+                        std::to_string(tensor.begin) + " to " + std::to_string(tensor.end) + " in " +
+                        std::to_string(size) + " bytes of data");
+            tensors_.push_back(std::move(tensor));
+        }
+        std::sort(tensors_.begin(), tensors_.end(), [](const Tensor& a, const Tensor& b) {
+            return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+        });
+        std::size_t covered = 0;
+        for (const Tensor& tensor : tensors_) {
+            if (tensor.begin != covered) damaged("arrays overlap or leave a gap before " + tensor.name);
+            covered = tensor.end;
+        }
+        if (covered != size)
+            damaged(std::to_string(size - covered) + " bytes at the end belong to no array");
+    }
+
+    const std::vector<Tensor>& all() const { return tensors_; }
+
+    bool has(const std::string& name) const { return find(name) != nullptr; }
+
+    std::vector<double> numbers(const std::string& name, const std::vector<std::size_t>& shape) const {
+        const Tensor& tensor = checked(name, "F64", shape);
+        std::vector<double> values((tensor.end - tensor.begin) / 8);
+        if (!values.empty()) std::memcpy(values.data(), data_ + tensor.begin, tensor.end - tensor.begin);
+        for (const double value : values)
+            if (!std::isfinite(value)) damaged(name + " holds numbers that are not finite");
+        return values;
+    }
+
+    std::size_t count(const std::string& name) const {
+        const Tensor& tensor = checked(name, "I64", {1});
+        std::int64_t value = 0;
+        std::memcpy(&value, data_ + tensor.begin, 8);
+        if (value < 1) damaged(name + " is " + std::to_string(value));
+        return static_cast<std::size_t>(value);
+    }
+
+private:
+    const Tensor* find(const std::string& name) const {
+        for (const Tensor& tensor : tensors_)
+            if (tensor.name == name) return &tensor;
+        return nullptr;
+    }
+
+    const Tensor& checked(const std::string& name, const char* type, const std::vector<std::size_t>& shape) const {
+        const Tensor* tensor = find(name);
+        if (tensor == nullptr) damaged(name + " is missing");
+        if (tensor->type != type || tensor->shape != shape) {
+            std::string wanted;
+            for (const std::size_t extent : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(extent);
+            damaged(name + " must be (" + wanted + ") of " + type);
+        }
+        return *tensor;
+    }
+
+    const char* data_;
+    std::vector<Tensor> tensors_;
+};
+
+/// Names of the distributions in the file, and of all arrays that may be there.
+std::vector<std::string> distribution_names(const SoapMahalanobis& uncertainty) {
+    if (!uncertainty.parameters().per_species) return {all_species};
+    std::vector<std::string> names;
+    for (const int number : uncertainty.soap().parameters().numbers)
+        names.emplace_back(symbols.at(static_cast<std::size_t>(number)));
+    return names;
+}
+
+std::unique_ptr<SoapMahalanobis> parse(const char* data, std::size_t size) {
+    if (size < 8) damaged("it ends before its header");
+    std::uint64_t length = 0;
+    for (int k = 7; k >= 0; --k) length = length << 8 | static_cast<unsigned char>(data[k]);
+    if (length > size - 8)
+        damaged("its header of " + std::to_string(length) + " bytes does not fit a file of " + std::to_string(size));
+    const Json header = Json::parse(data + 8, static_cast<std::size_t>(length));
+    header.as_object("the header");
+    const Tensors tensors(header, data + 8 + length, size - 8 - static_cast<std::size_t>(length));
+    const Json& metadata = header.at("__metadata__");
+    metadata.as_object("__metadata__");
+    if (metadata.at("format").as_string("format") != format_name) damaged("it is not a SoapMahalanobis state");
+    const std::string& version = metadata.at("version").as_string("version");
+    if (version != format_version) damaged("it has version " + version + "; this program reads version 1");
+
+    const SoapPowerSpectrum soap(soap_parameters(parsed(metadata, "soap")));
+    auto uncertainty = std::make_unique<SoapMahalanobis>(soap, mahalanobis_parameters(metadata));
+    const std::vector<std::string> names = distribution_names(*uncertainty);
+    std::vector<std::string> elements;
+    for (const int number : soap.parameters().numbers) elements.emplace_back(symbols[static_cast<std::size_t>(number)]);
+    for (const Tensor& tensor : tensors.all()) {
+        const std::size_t dot = std::min(tensor.name.rfind('.'), tensor.name.size());
+        const std::string owner = tensor.name.substr(0, dot), kind = tensor.name.substr(dot);
+        const bool known = std::find(names.begin(), names.end(), owner) != names.end() &&
+                           (kind == ".count" || kind == ".mean" || kind == ".scatter");
+        const bool counted = std::find(elements.begin(), elements.end(), owner) != elements.end() && kind == ".count";
+        if (!known && !counted) damaged("array " + tensor.name + " belongs to no element of its descriptor");
+    }
+    const std::size_t n = soap.n_features();
+    for (std::size_t index = 0; index < names.size(); ++index) {
+        const std::string& name = names[index];
+        if (!tensors.has(name + ".count") && !tensors.has(name + ".mean") && !tensors.has(name + ".scatter")) continue;
+        Distribution distribution;
+        distribution.dimension = n;
+        distribution.count = tensors.count(name + ".count");
+        distribution.mean = tensors.numbers(name + ".mean", {n});
+        distribution.scatter = tensors.numbers(name + ".scatter", {n, n});
+        uncertainty->set_distribution(index, std::move(distribution));
+    }
+    if (!uncertainty->parameters().per_species) {
+        std::vector<std::size_t> counts;
+        for (const std::string& element : elements)
+            counts.push_back(tensors.has(element + ".count") ? tensors.count(element + ".count") : 0);
+        uncertainty->set_counts(std::move(counts));
+    }
+    return uncertainty;
+}
+
+void append(std::string& bytes, const void* data, std::size_t size) {
+    bytes.append(static_cast<const char*>(data), size);
+}
+
+} // namespace
+
+std::unique_ptr<SoapMahalanobis> parse_state(const char* data, std::size_t size, const std::string& name) {
+    try {
+        return parse(data, size);
+    } catch (const JsonError& error) {
+        throw UncertaintyError(name + " cannot be read as a state of SoapMahalanobis: " + error.what());
+    } catch (const Error& error) {
+        throw UncertaintyError(name + " cannot be read as a state of SoapMahalanobis: " + error.what());
+    } catch (const std::bad_alloc&) {
+        throw UncertaintyError(name + " cannot be read as a state of SoapMahalanobis: not enough memory for its "
+                                      "descriptor's statistics");
+    }
+}
+
+std::unique_ptr<SoapMahalanobis> read_state(const std::string& path) {
+    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    if (!file) throw UncertaintyError(path + " cannot be opened (" + std::strerror(errno) + ")");
+    const std::streamoff size = file.tellg();
+    if (size < 0) throw UncertaintyError(path + " cannot be read; it must be a file");
+    std::vector<char> content(static_cast<std::size_t>(size));
+    file.seekg(0);
+    if (!file.read(content.data(), size)) throw UncertaintyError(path + " cannot be read to its end");
+    return parse_state(content.data(), content.size(), path);
+}
+
+void write_state(const SoapMahalanobis& uncertainty, const std::string& path) {
+    using Kind = MetricParameters::Kind;
+    const MahalanobisParameters& parameters = uncertainty.parameters();
+    const SoapParameters& soap = uncertainty.soap().parameters();
+    const std::vector<std::string> names = distribution_names(uncertainty);
+    std::string entries, data;
+    const auto add = [&](const std::string& name, const char* type, const std::string& shape, const void* values,
+                         std::size_t bytes) {
+        entries += ", " + detail::json_string(name) + ": {\"dtype\": \"" + type + "\", \"shape\": [" + shape +
+                   "], \"data_offsets\": [" + std::to_string(data.size()) + ", " + std::to_string(data.size() + bytes) +
+                   "]}";
+        append(data, values, bytes);
+    };
+    const auto add_count = [&](const std::string& name, std::size_t count) {
+        const std::int64_t value = static_cast<std::int64_t>(count);
+        add(name + ".count", "I64", "1", &value, sizeof value);
+    };
+    for (std::size_t index = 0; index < names.size(); ++index) {
+        Distribution d = uncertainty.distribution(index);
+        if (d.count == 0) continue;
+        const std::size_t n = d.dimension;
+        for (std::size_t i = 0; i < n; ++i)
+            for (std::size_t j = 0; j < i; ++j) d.scatter[j * n + i] = d.scatter[i * n + j];
+        add_count(names[index], d.count);
+        add(names[index] + ".mean", "F64", std::to_string(n), d.mean.data(), 8 * n);
+        add(names[index] + ".scatter", "F64", std::to_string(n) + ", " + std::to_string(n), d.scatter.data(), 8 * n * n);
+    }
+    if (!parameters.per_species)
+        for (std::size_t k = 0; k < soap.numbers.size(); ++k)
+            if (uncertainty.count(k) > 0)
+                add_count(symbols[static_cast<std::size_t>(soap.numbers[k])], uncertainty.count(k));
+    const char* kind = parameters.metric.kind == Kind::full       ? "\"full\""
+                       : parameters.metric.kind == Kind::low_rank ? "\"low_rank\""
+                                                                  : "\"auto\"";
+    const std::string rank = parameters.metric.rank == 0 ? "null" : std::to_string(parameters.metric.rank);
+    std::string header = "{\"__metadata__\": {\"format\": " + detail::json_string(format_name) +
+                         ", \"version\": " + detail::json_string(format_version) +
+                         ", \"soap\": " + detail::json_string(soap_json(soap)) +
+                         ", \"ridge\": " + detail::json_string(detail::json_number(parameters.metric.relative_ridge)) +
+                         ", \"per_species\": " + (parameters.per_species ? "\"true\"" : "\"false\"") +
+                         ", \"metric\": " + detail::json_string(kind) + ", \"rank\": " + detail::json_string(rank) +
+                         "}" + entries + "}";
+    header.resize((header.size() + 7) / 8 * 8, ' '); // arrays begin at a multiple of 8
+    std::string length(8, '\0');
+    for (int k = 0; k < 8; ++k) length[static_cast<std::size_t>(k)] = static_cast<char>(header.size() >> 8 * k & 0xFF);
+
+    const std::string temporary = path + "." + std::to_string(getpid()) + ".part";
+    const auto refuse = [&](const char* what) {
+        const std::string reason = std::strerror(errno);
+        std::remove(temporary.c_str());
+        throw UncertaintyError(path + " cannot be " + what + " (" + reason + "); make room or choose another one");
+    };
+    {
+        std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+        if (!file) refuse("written");
+        file.write(length.data(), 8);
+        file.write(header.data(), static_cast<std::streamsize>(header.size()));
+        file.write(data.data(), static_cast<std::streamsize>(data.size()));
+        file.close();
+        if (!file) refuse("written");
+    }
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) refuse("replaced");
+}
+
+} // namespace ideal
