@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import calibrate, check, init, look, run, tools
+from ideal.cli import calibrate, check, converge, init, look, run, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table
 
 app = typer.Typer(
@@ -129,6 +129,13 @@ _add(
     "ideal-run calibrate labelled.extxyz --model runs/li",
     "ideal-run calibrate labelled.extxyz -m runs/li --force-error 0.1",
     "ideal-run calibrate test.extxyz -m model -u u.safetensors --per-species",
+)
+_add(
+    converge.converge,
+    _TOOLS,
+    "ideal-run converge examples/lithium",
+    "ideal-run converge water.yaml --structure cell.xyz --force '5 meV/angstrom'",
+    "ideal-run converge lithium.yaml --sizes --set labelling.code.kpoint_length=30",
 )
 _add(
     init.schema,

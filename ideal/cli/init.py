@@ -178,7 +178,7 @@ def _uncertainty(atoms: Atoms, notes: dict[str, str]) -> dict[str, Any]:
         notes["uncertainty.soap.n_max"] = f"Here 4: {len(_elements(atoms))} elements make many features."
     return {
         "soap": {"r_cut": 5.0, "n_max": n_max, "l_max": l_max},
-        "threshold": {"force_error": 0.15},
+        "threshold": {"force_error": "0.15 eV/Å"},
     }
 
 

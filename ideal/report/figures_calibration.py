@@ -118,7 +118,8 @@ def audit_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         axes.fill_between(x, low, high, color=theme.series[0], alpha=0.22, linewidth=0, step="mid")
         axes.plot(x, value, color=theme.series[0], marker="o", markersize=4)
         axes.set_ylabel(label)
-        _from_zero(axes, value, high)
+        # The first audits leave nearly everything open: their upper ends would flatten the rest.
+        _from_zero(axes, 1.5 * value, high[-1:])
     top.yaxis.set_major_formatter(PercentFormatter(1.0))
     top.set_ylim(top=min(1.0, top.get_ylim()[1]))
     bottom.set_xlabel("comparison with new labels")

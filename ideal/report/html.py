@@ -20,7 +20,7 @@ from ideal.report.data import RunData
 from ideal.report.derived import Derived
 from ideal.report.figures import SECTIONS, UNCERTAINTY, MissingFigure, RenderedFigure
 from ideal.report.summary import tables, tiles
-from ideal.report.words import calibration_sentences
+from ideal.report.words import calibration_findings
 
 
 def page(run: RunData, derived: Derived, figures: Sequence[RenderedFigure | MissingFigure]) -> str:
@@ -36,7 +36,7 @@ def page(run: RunData, derived: Derived, figures: Sequence[RenderedFigure | Miss
     """
     drawn = [figure for figure in figures if isinstance(figure, RenderedFigure)]
     missing = [figure for figure in figures if isinstance(figure, MissingFigure)]
-    texts = {UNCERTAINTY: calibration_sentences(run.calibration.latest, run.calibration.budget)}
+    texts = {UNCERTAINTY: calibration_findings(run.calibration.latest, run.calibration.budget)}
     sections = [
         (name, texts.get(name, ()), members)
         for name in SECTIONS

@@ -121,7 +121,7 @@ def _results(run: RunData) -> Iterator[Row]:
     if audits:
         yield "Audit labels compared", f"{audits}"
     if run.calibration.budget:
-        yield "Label budget", f"spent: {run.calibration.budget.get('limit', '?')} labels"
+        yield "Labels allowed", f"{run.calibration.budget.get('limit', '?')}, all spent"
     if log.cells:
         accepted = sum(cell.accepted for cell in log.cells)
         yield "Embedded cells", f"{accepted} accepted, {len(log.cells) - accepted} refused"

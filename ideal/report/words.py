@@ -29,23 +29,29 @@ _SOURCES = {
 }
 
 
-def calibration_sentences(latest: Mapping[str, Any], budget: Mapping[str, Any] | None = None) -> list[str]:
-    """The findings of a run as sentences.
+def calibration_findings(
+    latest: Mapping[str, Any], budget: Mapping[str, Any] | None = None
+) -> list[tuple[str, list[str]]]:
+    """What a run knows about its errors: topics, each with its sentences.
 
     Args:
         latest: content of ``calibration.json``; may be empty.
         budget: the "label_budget_spent" event, if there was one.
 
     Example:
-        >>> calibration_sentences({"threshold": 2.4, "ready": False, "threshold_source": "fixed", "n_pairs": 0})[0]
+        >>> calibration_findings({"threshold": 2.4, "threshold_source": "fixed", "n_pairs": 0})[0][1][0]
         'An atom counted as uncertain where u exceeded 2.4 (the value of the configuration).'
     """
-    said = []
-    if latest:
-        said += [*_threshold(latest), *_assessment(latest), *_slopes(latest), *_audit(latest)]
+    topics = [
+        ("Threshold", _threshold),
+        ("Does u tell errors?", _assessment),
+        ("Energy and stress", _slopes),
+        ("Audit", _audit),
+    ]
+    found = [(topic, list(sentences(latest))) for topic, sentences in topics] if latest else []
     if budget:
-        said.append(budget_sentence(budget))
-    return said
+        found.append(("Label budget", [budget_sentence(budget)]))
+    return [(topic, sentences) for topic, sentences in found if sentences]
 
 
 def budget_sentence(event: Mapping[str, Any]) -> str:
@@ -212,9 +218,10 @@ def _audit(latest: Mapping[str, Any]) -> Iterator[str]:
         yield _estimate("Its root mean square", rms, drawn, sure, count)
     missing = latest.get("audits_missing")
     if missing:
+        more = "1 more atom was" if missing == 1 else f"{missing} more atoms were"
         yield (
-            f"{missing} more atoms were drawn for the audit, but gave no label (no cell, or a failed calculation): if "
-            "they are unlike the others, the estimates are wrong by what they would have shown."
+            f"{more} drawn, but gave no label (no cell, or a failed calculation); what they would have shown is "
+            "missing from these numbers."
         )
 
 

@@ -17,7 +17,7 @@ from ideal.report.drawing import NotDrawnError
 from ideal.report.figures import FIGURES, UNCERTAINTY
 from ideal.report.figures_calibration import audit_history, errors_by_uncertainty, threshold_history
 from ideal.report.style import LIGHT
-from ideal.report.words import audit_line, calibration_sentences, threshold_line
+from ideal.report.words import audit_line, calibration_findings, threshold_line
 
 from .conftest import CONFIDENCE, FORCE_ERROR
 from .test_report import NO_ANALYSIS, without_figures
@@ -32,7 +32,7 @@ def audit(count: int, **values: Any) -> dict[str, Any]:
 
 
 def said(**latest: Any) -> str:
-    return "\n".join(calibration_sentences(latest))
+    return "\n".join(sentence for _, sentences in calibration_findings(latest) for sentence in sentences)
 
 
 class TestSentences:
@@ -59,7 +59,7 @@ class TestSentences:
 
     def test_without_audits(self) -> None:
         assert "has not been measured" in said(threshold=2.0, audit=None)
-        assert "4 more atoms were drawn for the audit, but gave no label" in said(audit=audit(3), audits_missing=4)
+        assert "4 more atoms were drawn, but gave no label" in said(audit=audit(3), audits_missing=4)
 
     @pytest.mark.parametrize(
         ("source", "words"),
@@ -88,8 +88,10 @@ class TestSentences:
         assert "no bound on the force error can be given" in said(**latest, threshold_bound=None, n_pairs=2000)
 
     def test_nothing_is_said_of_nothing(self) -> None:
-        assert calibration_sentences({}) == []
-        assert "engine.max_labels: 40" in calibration_sentences({}, {"limit": 40})[0]
+        assert calibration_findings({}) == []
+        ((topic, sentences),) = calibration_findings({}, {"limit": 40})
+        assert topic == "Label budget"
+        assert "engine.max_labels: 40" in sentences[0]
 
     def test_short_lines(self) -> None:
         assert threshold_line({"threshold": 2.0, "threshold_bound": 0.15, "ready": True}).endswith("up to 0.150 eV/Å")
@@ -134,7 +136,7 @@ class TestReport:
         result = without_figures(finished_run)
         text = " ".join(result.text)
         assert result.table["Audit labels compared"] == "3"
-        assert result.table["Label budget"] == "spent: 18 labels"
+        assert result.table["Labels allowed"] == "18, all spent"
         assert "missed errors" in text and "of certain atoms, by 3 audits" in text
         latest = json.loads((finished_run / "calibration.json").read_text())
         assert latest["ready"]
