@@ -277,8 +277,8 @@ class EmbeddingConfig(Section):
     r_core: Length = Field(4.0, gt=0, description="Atoms within this distance of the center keep their positions (Å).")
     margin: Length = Field(2.5, ge=0, description="Largest filler margin beyond the core on each face (Å).")
     n_crops: int = Field(20, ge=1, description="Crops drawn per attempt; the best three are optimized.")
-    max_evaluations: int = Field(40, ge=1, description="Evaluations of the objective per optimized crop.")
-    growth_attempts: int = Field(2, ge=0, description="How often margin and core grow when the small cell is refused.")
+    max_evaluations: int = Field(150, ge=1, description="Largest number of objective evaluations per optimized crop.")
+    growth_attempts: int = Field(1, ge=0, description="How often margin and core grow when the small cell is refused.")
     max_atoms: int = Field(
         200, ge=1, description="Largest cell that may be labelled; a frame this small is labelled whole."
     )
