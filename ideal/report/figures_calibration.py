@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ideal.errors import IdealError
 from ideal.records import BoolArray, FloatArray
@@ -120,7 +120,7 @@ def audit_history(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         axes.set_ylabel(label)
         # The first audits leave nearly everything open: their upper ends would flatten the rest.
         _from_zero(axes, 1.5 * value, high[-1:])
-    top.yaxis.set_major_formatter(PercentFormatter(1.0))
+    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     top.set_ylim(top=min(1.0, top.get_ylim()[1]))
     bottom.set_xlabel("comparison with new labels")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

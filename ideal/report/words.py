@@ -13,7 +13,7 @@ from typing import Any
 from ideal.report.calibration import Interval
 from ideal.report.log import number
 
-_FEW = 10
+_FEW = 20
 """Below this many audits only the ends of an interval are told: the estimate itself would be read as a measurement."""
 
 NO_LIMIT = 1e300
@@ -204,8 +204,9 @@ def _audit(latest: Mapping[str, Any]) -> Iterator[str]:
     confidence = number(content.get("confidence"))
     sure = f" ({100 * confidence:g} % confidence)" if math.isfinite(confidence) else ""
     certain, uncertain = content.get("n_certain"), content.get("n_uncertain")
-    of = f" of {certain:,} environments (atoms at checks) that were held for certain" if certain else ""
-    yield f"Audit: {drawn}, drawn at random out{of or ' of what was held for certain'}, were labelled to check them."
+    atoms = f"{count} atom was" if count == 1 else f"{count} atoms were"
+    of = f" of {certain:,} (at all checks)" if certain else ""
+    yield f"{atoms} drawn at random out{of or ' of those'} that were held for certain, and labelled to check them."
     tolerance = number(content.get("tolerance"))
     limit = f"a force error above {tolerance:g} eV/Å" if math.isfinite(tolerance) else "a large force error"
     missed = Interval.read(content.get("missed_error_rate"))

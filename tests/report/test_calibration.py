@@ -41,7 +41,7 @@ class TestSentences:
         assert "from 3 audits, between 0 and 63 % (90 % confidence)" in text
         assert "between 0.02 and 0.09 eV/Å" in text
         assert "0.05" not in text
-        assert "1 audit, drawn at random out of 5,000" in said(audit=audit(1))
+        assert "1 atom was drawn at random out of 5,000 (at all checks)" in said(audit=audit(1))
 
     def test_many_audits_give_the_estimate_too(self) -> None:
         many = {"value": 0.02, "low": 0.003, "high": 0.07, "reason": ""}
