@@ -234,6 +234,14 @@ class UncertaintyConfig(Section):
 
     soap: SoapConfig = Field(default_factory=SoapConfig, description="Descriptor.")
     ridge: float = Field(1e-8, gt=0, lt=1, description="Ridge of the covariance, as a fraction of its trace.")
+    metric: Literal["auto", "full", "low_rank"] = Field(
+        "auto",
+        description="full: exact; low_rank: leading directions and one residual, within 10 % for any environment and "
+        "0.1 % as a rule; auto: low_rank above 500 features where that is cheaper.",
+    )
+    rank: int | None = Field(
+        None, ge=1, description="Directions that low_rank keeps; null: as many as its error bound takes."
+    )
     threshold: ThresholdConfig = Field(default_factory=ThresholdConfig, description="When an atom counts as uncertain.")
     threads: int = Field(1, ge=1, description="Threads of the C++ core.")
 

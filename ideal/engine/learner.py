@@ -106,7 +106,9 @@ class Learner:
             dataset=dataset,
             potential=potential,
             trainer=_trainer(config, potential),
-            uncertainty=SoapMahalanobis(soap, config.uncertainty.ridge),
+            uncertainty=SoapMahalanobis(
+                soap, config.uncertainty.ridge, metric=config.uncertainty.metric, rank=config.uncertainty.rank
+            ),
             initial_keys=[label.key for label in [*dataset.training, *dataset.validation]],
         )
 
