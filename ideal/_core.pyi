@@ -11,7 +11,19 @@ def instruction_set() -> str: ...
 def select_instruction_set(name: str) -> None: ...
 
 class SoapPowerSpectrum:
-    def __init__(self, numbers: list[int], r_cut: float, n_max: int, l_max: int, sigma: float, taper: bool) -> None: ...
+    def __init__(
+        self,
+        numbers: list[int],
+        r_cut: float,
+        n_max: int,
+        l_max: int,
+        sigma: float,
+        taper: bool,
+        radial_basis: str,
+        compression: str,
+        outer_support: bool,
+        species_weights: list[float],
+    ) -> None: ...
     @property
     def n_features(self) -> int: ...
     @property

@@ -9,13 +9,14 @@ Definition and order of features are DScribe's (species pairs s <= s' by atomic 
 s = s'). The kernels are in C++; the formulas of the basis stand in ``csrc/include/ideal/soap.hpp``.
 
 Sources: Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), doi:10.1103/PhysRevB.87.184115;
-Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), doi:10.1016/j.cpc.2019.106949 (DScribe).
+Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), doi:10.1016/j.cpc.2019.106949 (DScribe);
+Darby, Kermode, Csányi, npj Comput. Mater. 8, 166 (2022), doi:10.1038/s41524-022-00847-y (compression).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -30,18 +31,28 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class SoapPowerSpectrum:
     """The SOAP descriptor of every atom of a structure.
 
-    An atom sees all atoms within ``support`` = r_cut + sigma sqrt(-2 ln 1e-3), itself and periodic images included;
-    any cell, any combination of periodic and open axes. Immutable and safe to share between threads.
+    An atom sees all atoms within ``support``, itself and periodic images included; any cell, any combination of
+    periodic and open axes. Immutable and safe to share between threads.
 
     Args:
         species: chemical symbols of every element that may occur; order and repetitions do not matter.
-        r_cut: radial cutoff of the basis, Å, above 1.
+        r_cut: radial cutoff of the basis, Å; above 1 for "gto".
         n_max: number of radial functions, 1 to 16.
         l_max: largest degree of the spherical harmonics, 0 to 12.
         sigma: width of an atom's Gaussian, Å.
-        taper: True: radial functions vanish smoothly where an atom enters the support (a quintic smoothstep over the
-            outer half of support - r_cut, two continuous derivatives). False: DScribe's hard cut, a relative jump of
-            up to 4e-4.
+        taper: True: radial functions vanish smoothly where an atom enters the support (a quintic smoothstep, half as
+            wide as the padding below, two continuous derivatives). False: DScribe's hard cut, a relative jump of up to
+            4e-4.
+        radial_basis: "gto": Gaussian-type orbitals, which depend on l. "polynomial": (r_cut - r)^(n + 2), the same for
+            every l and zero from r_cut on.
+        compression: "off": all pairs of species, features grow as their number squared. With c = sum_s c^s over the
+            species, "mu1nu1": c^s c for every s, linear in their number; "crossover": c^s c^s for every s, linear,
+            blind to how the species sit to each other; "mu2": c c alone, blind to species but for
+            ``species_weights``. A per-species metric tells central species apart in any case.
+        outer_support: True: atoms count up to r_cut + padding, padding = sigma sqrt(-2 ln 1e-3), since their Gaussians
+            reach inside r_cut (DScribe). False: atoms count up to r_cut, with the taper inside: for r_cut = 5 Å and
+            sigma = 0.5 Å 2.6 times fewer neighbors.
+        species_weights: factor on each species' density, a number above 0 for every species; None: 1.
         threads: threads per call; results do not depend on it.
 
     Raises:
@@ -63,6 +74,11 @@ class SoapPowerSpectrum:
         sigma: float = 0.5,
         taper: bool = True,
         threads: int = 1,
+        *,
+        radial_basis: Literal["gto", "polynomial"] = "gto",
+        compression: Literal["off", "mu2", "mu1nu1", "crossover"] = "off",
+        outer_support: bool = True,
+        species_weights: Mapping[str, float] | None = None,
     ) -> None:
         symbols = [species] if isinstance(species, str) else list(species)
         for symbol in symbols:
@@ -78,6 +94,17 @@ class SoapPowerSpectrum:
         self.sigma = float(sigma)
         self.taper = bool(taper)
         self.threads = int(threads)
+        self.radial_basis = str(radial_basis)
+        self.compression = str(compression)
+        self.outer_support = bool(outer_support)
+        if species_weights is not None and set(species_weights) != set(self.species):
+            raise ConfigError(
+                f"species_weights are for {', '.join(sorted(species_weights))}; give one number for each of "
+                f"{', '.join(self.species)}, or None"
+            )
+        self.species_weights = (
+            None if species_weights is None else {symbol: float(species_weights[symbol]) for symbol in self.species}
+        )
         self._core = _core.SoapPowerSpectrum(
             numbers=self._numbers.tolist(),
             r_cut=self.r_cut,
@@ -85,6 +112,10 @@ class SoapPowerSpectrum:
             l_max=self.l_max,
             sigma=self.sigma,
             taper=self.taper,
+            radial_basis=self.radial_basis,
+            compression=self.compression,
+            outer_support=self.outer_support,
+            species_weights=list((self.species_weights or {}).values()),
         )
 
     @property
@@ -117,6 +148,10 @@ class SoapPowerSpectrum:
             "l_max": self.l_max,
             "sigma": self.sigma,
             "taper": self.taper,
+            "radial_basis": self.radial_basis,
+            "compression": self.compression,
+            "outer_support": self.outer_support,
+            "species_weights": self.species_weights,
         }
 
     def create(self, atoms: Atoms, centers: Sequence[int] | np.ndarray | None = None) -> Array:
@@ -167,7 +202,7 @@ class SoapPowerSpectrum:
     def arrays(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Positions, numbers, cell and periodicity as the C++ core takes them, after a look at the elements."""
         numbers = np.ascontiguousarray(atoms.numbers, dtype=np.int32)
-        unknown = sorted(set(numbers.tolist()) - set(self._numbers.tolist()))
+        unknown = sorted(set(np.unique(numbers).tolist()) - set(self._numbers.tolist()))
         if unknown:
             symbols = ", ".join(chemical_symbols[number] for number in unknown)
             raise UncertaintyError(
@@ -185,15 +220,19 @@ class SoapPowerSpectrum:
         return isinstance(other, SoapPowerSpectrum) and self.parameters == other.parameters
 
     def __hash__(self) -> int:
-        return hash((tuple(self.species), self.r_cut, self.n_max, self.l_max, self.sigma, self.taper))
+        return hash(repr(self.parameters))
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"SoapPowerSpectrum({values}, threads={self.threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.species, self.r_cut, self.n_max, self.l_max, self.sigma, self.taper, self.threads)
-        return SoapPowerSpectrum, arguments
+        return _make, ({**self.parameters, "threads": self.threads},)
+
+
+def _make(arguments: dict[str, Any]) -> SoapPowerSpectrum:
+    """For pickle and copy, which know positional arguments only."""
+    return SoapPowerSpectrum(**arguments)
 
 
 def center_indices(centers: Sequence[int] | np.ndarray | None, n_atoms: int) -> np.ndarray | None:

@@ -4,6 +4,7 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 namespace ideal::python {
@@ -13,7 +14,8 @@ void bind_soap(nb::module_& module) {
         .def(
             "__init__",
             [](SoapPowerSpectrum* self, std::vector<int> numbers, double r_cut, int n_max, int l_max, double sigma,
-               bool taper) {
+               bool taper, const std::string& radial_basis, const std::string& compression, bool outer_support,
+               std::vector<double> species_weights) {
                 SoapParameters parameters;
                 parameters.numbers = std::move(numbers);
                 parameters.r_cut = r_cut;
@@ -21,10 +23,15 @@ void bind_soap(nb::module_& module) {
                 parameters.l_max = l_max;
                 parameters.sigma = sigma;
                 parameters.taper = taper;
+                parameters.radial_basis = radial_basis_named(radial_basis);
+                parameters.compression = compression_named(compression);
+                parameters.outer_support = outer_support;
+                parameters.species_weights = std::move(species_weights);
                 new (self) SoapPowerSpectrum(parameters);
             },
             nb::arg("numbers"), nb::arg("r_cut"), nb::arg("n_max"), nb::arg("l_max"), nb::arg("sigma"),
-            nb::arg("taper"))
+            nb::arg("taper"), nb::arg("radial_basis"), nb::arg("compression"), nb::arg("outer_support"),
+            nb::arg("species_weights"))
         .def_prop_ro("n_features", &SoapPowerSpectrum::n_features)
         .def_prop_ro("support", &SoapPowerSpectrum::support)
         .def_prop_ro("taper_width", &SoapPowerSpectrum::taper_width)

@@ -48,6 +48,13 @@ struct BasisView {
     /// The taper falls from 1 at taper_begin to 0 at taper_begin + 1 / inverse_taper_width; no taper: both zero.
     double taper_begin, inverse_taper_width;
     const HarmonicConstants* harmonics;
+    /// Channels of the expansion coefficients: the species and, where the compression uses it, their sum.
+    int n_channels;
+    /// Pairs of channels whose product is kept, (n_pairs, 2); a channel with itself gives n' >= n only.
+    const int* pairs;
+    int n_pairs;
+    /// (n_species) factor on each species' coefficients, or null.
+    const double* weights;
 };
 
 /// The neighbors of one center, sorted by species. Arrays are readable `overrun` doubles past the end.
@@ -81,15 +88,18 @@ struct HitsView {
     double *x, *y, *z; // displacements
 };
 
-/// Kernels for one padded n. Expansion coefficients c are (n_species, n_harmonics, n_padded); harmonic (l, m) has index
-/// l^2 + l + m.
+/// Kernels for one padded n. Expansion coefficients c are (n_channels, n_harmonics, n_padded); harmonic (l, m) has index
+/// l^2 + l + m. `present` holds a flag per channel: the coefficients of the others are zero, whatever stands there.
 struct BasisKernels {
-    /// c += the neighbors' contribution.
+    /// c += the neighbors' contribution, for the species.
     void (*expand)(const BasisView&, const NeighborView&, double* c);
+    /// Applies the weights and forms the sum.
+    void (*combine)(const BasisView&, const unsigned char* present, double* c);
     /// c -> features, writing up to `overrun` doubles past them.
-    void (*power_spectrum)(const BasisView&, const double* c, double* features);
-    /// dL/d(features) -> dL/dc (overwritten).
-    void (*power_spectrum_adjoint)(const BasisView&, const double* c, const double* adjoint, double* c_adjoint);
+    void (*power_spectrum)(const BasisView&, const unsigned char* present, const double* c, double* features);
+    /// dL/d(features) -> dL/dc (overwritten, where present), for c as it was before `combine`.
+    void (*power_spectrum_adjoint)(const BasisView&, const unsigned char* present, const double* c,
+                                   const double* adjoint, double* c_adjoint);
     /// dL/dc -> dL/d(neighbor position), written up to `overrun` past the end.
     void (*expand_adjoint)(const BasisView&, const NeighborView&, const double* c_adjoint, double* gx, double* gy,
                            double* gz);

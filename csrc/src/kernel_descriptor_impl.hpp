@@ -504,82 +504,126 @@ constexpr int divisor_block(int np, int vectors) {
     return block;
 }
 
-template <int NP>
-void power_spectrum(const BasisView& basis, const double* c, double* features) {
-    constexpr int W = Row<NP>::width;
-    constexpr int block = divisor_block(NP, Row<NP>::n_vectors);
-    const int n_max = basis.n_max, n_lm = basis.n_harmonics;
-    alignas(64) double product[(NP + 1) * NP];
-    double* out = features;
+void combine(const BasisView& basis, const unsigned char* present, double* c) {
+    const std::size_t size = static_cast<std::size_t>(basis.n_harmonics) * basis.n_padded;
+    if (basis.weights)
+        for (int s = 0; s < basis.n_species; ++s)
+            for (std::size_t i = 0; i < size && present[s]; ++i) c[s * size + i] *= basis.weights[s];
+    if (basis.n_channels == basis.n_species) return;
+    double* sum = c + basis.n_species * size;
+    for (std::size_t i = 0; i < size; ++i) sum[i] = 0;
     for (int s = 0; s < basis.n_species; ++s)
-        for (int t = s; t < basis.n_species; ++t)
-            for (int l = 0; l <= basis.l_max; ++l) {
-                const double* a = c + (static_cast<std::size_t>(s) * n_lm + l * l) * NP;
-                const double* b = c + (static_cast<std::size_t>(t) * n_lm + l * l) * NP;
-                for (int i0 = 0; i0 < n_max; i0 += block) {
-                    Row<NP> sum[block];
-                    IDEAL_UNROLL
-                    for (int i = 0; i < block; ++i) sum[i].clear();
-                    for (int m = 0; m < 2 * l + 1; ++m) {
-                        Row<NP> right;
-                        right.load(b + m * NP);
-                        IDEAL_UNROLL
-                        for (int i = 0; i < block; ++i) sum[i].add(a[m * NP + i0 + i], right);
-                    }
-                    IDEAL_UNROLL
-                    for (int i = 0; i < block; ++i) sum[i].store(product + (i0 + i) * NP);
-                }
-                for (int i = 0; i < n_max; ++i) { // whole vectors: each row overwrites the last one's excess
-                    const int j0 = s == t ? i : 0;
-                    for (int j = 0; j < NP; j += W) store<W>(out + j, load<W>(product + i * NP + j0 + j));
-                    out += n_max - j0;
-                }
-            }
+        for (std::size_t i = 0; i < size && present[s]; ++i) sum[i] += c[s * size + i];
+}
+
+void combine_adjoint(const BasisView& basis, const unsigned char* present, double* c_adjoint) {
+    const std::size_t size = static_cast<std::size_t>(basis.n_harmonics) * basis.n_padded;
+    const double* sum = c_adjoint + basis.n_species * size;
+    if (basis.n_channels > basis.n_species)
+        for (int s = 0; s < basis.n_species; ++s)
+            for (std::size_t i = 0; i < size && present[s]; ++i) c_adjoint[s * size + i] += sum[i];
+    if (basis.weights)
+        for (int s = 0; s < basis.n_species; ++s)
+            for (std::size_t i = 0; i < size && present[s]; ++i) c_adjoint[s * size + i] *= basis.weights[s];
+}
+
+/// Features of one pair of channels.
+int pair_features(const BasisView& basis, int a, int b) {
+    return (a == b ? basis.n_max * (basis.n_max + 1) / 2 : basis.n_max * basis.n_max) * (basis.l_max + 1);
 }
 
 template <int NP>
-void power_spectrum_adjoint(const BasisView& basis, const double* c, const double* adjoint, double* c_adjoint) {
-    const int n_max = basis.n_max, n_lm = basis.n_harmonics;
+void power_spectrum(const BasisView& basis, const unsigned char* present, const double* c, double* features) {
+    constexpr int W = Row<NP>::width;
+    constexpr int block = divisor_block(NP, Row<NP>::n_vectors);
+    const int n_max = basis.n_max;
+    const std::size_t size = static_cast<std::size_t>(basis.n_harmonics) * NP;
+    alignas(64) double product[(NP + 1) * NP];
+    double* out = features;
+    for (int pair = 0; pair < basis.n_pairs; ++pair) {
+        const int s = basis.pairs[2 * pair], t = basis.pairs[2 * pair + 1];
+        if (!present[s] || !present[t]) {
+            const int n = pair_features(basis, s, t);
+            for (int i = 0; i < n; ++i) out[i] = 0;
+            out += n;
+            continue;
+        }
+        for (int l = 0; l <= basis.l_max; ++l) {
+            const double* a = c + s * size + l * l * NP;
+            const double* b = c + t * size + l * l * NP;
+            for (int i0 = 0; i0 < n_max; i0 += block) {
+                Row<NP> sum[block];
+                IDEAL_UNROLL
+                for (int i = 0; i < block; ++i) sum[i].clear();
+                for (int m = 0; m < 2 * l + 1; ++m) {
+                    Row<NP> right;
+                    right.load(b + m * NP);
+                    IDEAL_UNROLL
+                    for (int i = 0; i < block; ++i) sum[i].add(a[m * NP + i0 + i], right);
+                }
+                IDEAL_UNROLL
+                for (int i = 0; i < block; ++i) sum[i].store(product + (i0 + i) * NP);
+            }
+            for (int i = 0; i < n_max; ++i) { // whole vectors: each row overwrites the last one's excess
+                const int j0 = s == t ? i : 0;
+                for (int j = 0; j < NP; j += W) store<W>(out + j, load<W>(product + i * NP + j0 + j));
+                out += n_max - j0;
+            }
+        }
+    }
+}
+
+template <int NP>
+void power_spectrum_adjoint(const BasisView& basis, const unsigned char* present, const double* c,
+                            const double* adjoint, double* c_adjoint) {
+    const int n_max = basis.n_max;
+    const std::size_t size = static_cast<std::size_t>(basis.n_harmonics) * NP;
     alignas(64) double G[NP * NP] = {}, transposed[NP * NP] = {};
     const double* in = adjoint;
-    for (std::size_t i = 0, n = static_cast<std::size_t>(basis.n_species) * n_lm * NP; i < n; ++i) c_adjoint[i] = 0;
-    for (int s = 0; s < basis.n_species; ++s)
-        for (int t = s; t < basis.n_species; ++t)
-            for (int l = 0; l <= basis.l_max; ++l) {
-                const std::size_t at_s = (static_cast<std::size_t>(s) * n_lm + l * l) * NP;
-                const std::size_t at_t = (static_cast<std::size_t>(t) * n_lm + l * l) * NP;
-                if (s == t) {
+    for (int channel = 0; channel < basis.n_channels; ++channel)
+        for (std::size_t i = 0; i < size && present[channel]; ++i) c_adjoint[channel * size + i] = 0;
+    for (int pair = 0; pair < basis.n_pairs; ++pair) {
+        const int s = basis.pairs[2 * pair], t = basis.pairs[2 * pair + 1];
+        if (!present[s] || !present[t]) {
+            in += pair_features(basis, s, t);
+            continue;
+        }
+        for (int l = 0; l <= basis.l_max; ++l) {
+            const std::size_t at_s = s * size + l * l * NP, at_t = t * size + l * l * NP;
+            if (s == t) {
+                for (int i = 0; i < n_max; ++i) {
+                    G[i * NP + i] = 2 * *in++;
+                    for (int j = i + 1; j < n_max; ++j) G[i * NP + j] = G[j * NP + i] = *in++;
+                }
+                for (int m = 0; m < 2 * l + 1; ++m) {
+                    Row<NP> sum;
+                    sum.load(c_adjoint + at_s + m * NP);
+                    for (int i = 0; i < n_max; ++i) sum.add(c[at_s + m * NP + i], G + i * NP);
+                    sum.store(c_adjoint + at_s + m * NP);
+                }
+            } else {
+                for (int i = 0; i < n_max; ++i)
+                    for (int j = 0; j < n_max; ++j) G[i * NP + j] = transposed[j * NP + i] = *in++;
+                for (int m = 0; m < 2 * l + 1; ++m) {
+                    Row<NP> sum_s, sum_t;
+                    sum_s.load(c_adjoint + at_s + m * NP);
+                    sum_t.load(c_adjoint + at_t + m * NP);
                     for (int i = 0; i < n_max; ++i) {
-                        G[i * NP + i] = 2 * *in++;
-                        for (int j = i + 1; j < n_max; ++j) G[i * NP + j] = G[j * NP + i] = *in++;
+                        sum_s.add(c[at_t + m * NP + i], transposed + i * NP);
+                        sum_t.add(c[at_s + m * NP + i], G + i * NP);
                     }
-                    for (int m = 0; m < 2 * l + 1; ++m) {
-                        Row<NP> sum;
-                        sum.load(c_adjoint + at_s + m * NP);
-                        for (int i = 0; i < n_max; ++i) sum.add(c[at_s + m * NP + i], G + i * NP);
-                        sum.store(c_adjoint + at_s + m * NP);
-                    }
-                } else {
-                    for (int i = 0; i < n_max; ++i)
-                        for (int j = 0; j < n_max; ++j) G[i * NP + j] = transposed[j * NP + i] = *in++;
-                    for (int m = 0; m < 2 * l + 1; ++m) {
-                        Row<NP> sum_s, sum_t;
-                        sum_s.load(c_adjoint + at_s + m * NP);
-                        sum_t.load(c_adjoint + at_t + m * NP);
-                        for (int i = 0; i < n_max; ++i) {
-                            sum_s.add(c[at_t + m * NP + i], transposed + i * NP);
-                            sum_t.add(c[at_s + m * NP + i], G + i * NP);
-                        }
-                        sum_s.store(c_adjoint + at_s + m * NP);
-                        sum_t.store(c_adjoint + at_t + m * NP);
-                    }
+                    sum_s.store(c_adjoint + at_s + m * NP);
+                    sum_t.store(c_adjoint + at_t + m * NP);
                 }
             }
+        }
+    }
+    combine_adjoint(basis, present, c_adjoint);
 }
 
 template <int NP>
 const BasisKernels* kernels_of_width() {
-    static const BasisKernels table{expand<NP>, power_spectrum<NP>, power_spectrum_adjoint<NP>, expand_adjoint<NP>};
+    static const BasisKernels table{expand<NP>, combine, power_spectrum<NP>, power_spectrum_adjoint<NP>, expand_adjoint<NP>};
     return &table;
 }
 

@@ -250,9 +250,7 @@ void SoapMahalanobis::update(const std::vector<Structure>& structures, const std
 }
 
 void SoapMahalanobis::merge(const SoapMahalanobis& other) {
-    const auto &a = soap_.parameters(), &b = other.soap_.parameters();
-    if (a.numbers != b.numbers || a.r_cut != b.r_cut || a.n_max != b.n_max || a.l_max != b.l_max ||
-        a.sigma != b.sigma || a.taper != b.taper)
+    if (soap_.parameters() != other.soap_.parameters())
         throw UncertaintyError(
             "cannot merge statistics of different descriptors; make both with the same SOAP parameters");
     if (parameters_.per_species != other.parameters_.per_species)

@@ -83,6 +83,7 @@ struct Workspace {
     std::vector<int> atom;
     std::vector<NeighborSpan> spans;
     std::vector<int> first; // (chunk_size, n_species + 1)
+    std::vector<unsigned char> present; // (chunk_size, n_channels)
     std::vector<int> fill; // per shell
     AlignedVector<double> c, c_adjoint, features, adjoint, head_scratch;
     std::vector<int> active;
@@ -117,6 +118,7 @@ public:
           bins_(structure, species_, basis.support, centers),
           shells_(std::clamp(96 / basis.view.n_species, 4, 64)),
           shells_per_square_(shells_ / (basis.support * basis.support)),
+          combines_(basis.view.n_channels > basis.view.n_species || basis.view.weights != nullptr),
           wants_gradient_(gradient.positions != nullptr),
           sum_(gradient) {}
 
@@ -151,8 +153,10 @@ private:
 
     void evaluate(std::size_t index, Workspace& w) {
         const Chunk& chunk = chunks_[index];
-        const int n_species = basis_.view.n_species;
+        const int n_species = basis_.view.n_species, n_channels = basis_.view.n_channels;
         const std::size_t c_size = basis_.coefficients_size();
+        const std::size_t channel = static_cast<std::size_t>(basis_.view.n_harmonics) * basis_.view.n_padded;
+        w.present.resize(static_cast<std::size_t>(n_channels) * chunk_size);
         w.c.resize(c_size * (wants_gradient_ ? chunk_size : 1) + overrun);
         w.features.resize(stride_ * chunk_size + overrun);
         w.first.resize(static_cast<std::size_t>(n_species + 1) * chunk_size);
@@ -163,11 +167,16 @@ private:
         for (int b = 0; b < chunk.size; ++b) {
             used += find_neighbors(chunk.atoms[b], b, used, w);
             double* c = w.c.data() + (wants_gradient_ ? b * c_size : 0);
-            std::fill_n(c, c_size, 0.0);
-            double* own = c + static_cast<std::size_t>(chunk.species) * basis_.view.n_harmonics * basis_.view.n_padded;
-            for (int n = 0; n < basis_.view.n_max; ++n) own[n] = basis_.self[n];
-            basis_kernels_.expand(basis_.view, neighbors(w, b), c);
-            basis_kernels_.power_spectrum(basis_.view, c, w.features.data() + b * stride_);
+            const NeighborView view = neighbors(w, b);
+            unsigned char* present = w.present.data() + static_cast<std::size_t>(b) * n_channels;
+            for (int s = 0; s < n_channels; ++s) {
+                present[s] = s >= n_species || s == chunk.species || view.first[s] < view.first[s + 1];
+                if (s < n_species && present[s]) std::fill_n(c + s * channel, channel, 0.0);
+            }
+            std::copy_n(basis_.self.data(), basis_.view.n_max, c + chunk.species * channel);
+            basis_kernels_.expand(basis_.view, view, c);
+            if (combines_) basis_kernels_.combine(basis_.view, present, c);
+            basis_kernels_.power_spectrum(basis_.view, present, c, w.features.data() + b * stride_);
         }
         const int n_active =
             head_.process(chunk, w.features.data(), stride_, w.active.data(), w.adjoint.data(), w.head_scratch);
@@ -245,7 +254,9 @@ private:
         Contribution& out = w.contribution;
         const std::size_t c_size = basis_.coefficients_size();
         w.c_adjoint.resize(c_size + overrun);
-        basis_kernels_.power_spectrum_adjoint(basis_.view, w.c.data() + b * c_size, adjoint, w.c_adjoint.data());
+        basis_kernels_.power_spectrum_adjoint(basis_.view,
+                                              w.present.data() + static_cast<std::size_t>(b) * basis_.view.n_channels,
+                                              w.c.data() + b * c_size, adjoint, w.c_adjoint.data());
         const NeighborView view = neighbors(w, b);
         const std::size_t begin = w.spans[b].begin, count = static_cast<std::size_t>(view.count);
         for (auto* g : {&w.gx, &w.gy, &w.gz})
@@ -283,7 +294,7 @@ private:
     /// Spherical shells per species, equal in squared radius, by which neighbors are sorted.
     const int shells_;
     const double shells_per_square_;
-    const bool wants_gradient_;
+    const bool combines_, wants_gradient_;
     OrderedSum sum_;
     std::vector<std::size_t> order_;
     std::vector<std::ptrdiff_t> atoms_;

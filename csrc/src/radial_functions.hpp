@@ -19,24 +19,35 @@ class RadialFunctions {
 public:
     virtual ~RadialFunctions() = default;
 
-    /// f_nl(r), n = 0 ... n_max - 1, without the power spectrum's prefactor. Analytic in r on the whole axis:
+    /// f_nl(r) -> (l_max + 1, n_max), without the power spectrum's prefactor. Analytic in r on the whole axis:
     /// f_nl(-r) = (-1)^l f_nl(r), and nothing happens at the support.
-    virtual void evaluate(int l, Real r, Real* out) const = 0;
+    virtual void evaluate(Real r, Real* out) const = 0;
 };
 
-/// Raises ConfigError where the basis is linearly dependent to rounding.
-std::vector<Real> orthonormalization(std::vector<Real> overlap, int n, int l);
-
-/// Gaussian-type orbitals; the formulas stand in ideal/soap.hpp.
+/// Gaussian-type orbitals; the formulas stand in ideal/soap.hpp. The constructors raise ConfigError where the basis is
+/// linearly dependent to rounding.
 class GaussianOrbitals : public RadialFunctions {
 public:
     explicit GaussianOrbitals(const SoapParameters& parameters);
-    void evaluate(int l, Real r, Real* out) const override;
+    void evaluate(Real r, Real* out) const override;
 
 private:
-    int n_;
+    int n_, l_max_;
     std::vector<Real> exponent_, prefactor_; // (l_max + 1, n)
     std::vector<Real> beta_;                 // (l_max + 1, n, n)
+};
+
+/// Polynomials that vanish at r_cut, the same for every l; Gauss-Legendre quadrature.
+class Polynomials : public RadialFunctions {
+public:
+    explicit Polynomials(const SoapParameters& parameters);
+    void evaluate(Real r, Real* out) const override;
+
+private:
+    int n_, l_max_;
+    Real eta_;
+    std::vector<Real> node_;   // r' of the quadrature
+    std::vector<Real> factor_; // (nodes, n) 4 pi r'^2 g_n(r') times the quadrature's weight
 };
 
 } // namespace ideal::detail

@@ -1,5 +1,6 @@
 #include "ideal/soap.hpp"
 
+#include "ideal/errors.hpp"
 #include "pipeline.hpp"
 #include "soap_basis.hpp"
 
@@ -37,6 +38,30 @@ struct PullBackHead : detail::Head {
 };
 
 } // namespace
+
+RadialBasis radial_basis_named(const std::string& name) {
+    if (name == "gto") return RadialBasis::gaussian;
+    if (name == "polynomial") return RadialBasis::polynomial;
+    throw ConfigError("radial_basis = '" + name + "' is not valid; use gto or polynomial");
+}
+
+Compression compression_named(const std::string& name) {
+    if (name == "off") return Compression::off;
+    if (name == "mu2") return Compression::mu2;
+    if (name == "mu1nu1") return Compression::mu1nu1;
+    if (name == "crossover") return Compression::crossover;
+    throw ConfigError("compression = '" + name + "' is not valid; use off, mu2, mu1nu1 or crossover");
+}
+
+bool SoapParameters::operator==(const SoapParameters& other) const {
+    auto weights = [](const SoapParameters& p) {
+        return p.species_weights.empty() ? std::vector<double>(p.numbers.size(), 1.0) : p.species_weights;
+    };
+    return numbers == other.numbers && r_cut == other.r_cut && n_max == other.n_max && l_max == other.l_max &&
+           sigma == other.sigma && taper == other.taper && radial_basis == other.radial_basis &&
+           compression == other.compression && outer_support == other.outer_support &&
+           weights(*this) == weights(other);
+}
 
 SoapPowerSpectrum::SoapPowerSpectrum(const SoapParameters& parameters)
     : basis_(std::make_shared<const detail::SoapBasis>(parameters)) {}

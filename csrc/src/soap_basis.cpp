@@ -71,9 +71,14 @@ void check(const SoapParameters& p) {
         if (i > 0 && p.numbers[i] <= p.numbers[i - 1])
             throw ConfigError("the species of SOAP must be sorted and unique");
     }
-    if (!(std::isfinite(p.r_cut) && p.r_cut > 1.0))
+    if (p.radial_basis == RadialBasis::gaussian && !(std::isfinite(p.r_cut) && p.r_cut > 1.0))
         refuse("r_cut", p.r_cut, "a length above 1 Å (the first radial function's)");
+    if (!(std::isfinite(p.r_cut) && p.r_cut > 0.0)) refuse("r_cut", p.r_cut, "a positive length in Å");
     if (!(std::isfinite(p.sigma) && p.sigma > 0.0)) refuse("sigma", p.sigma, "a positive width in Å (0.5 is usual)");
+    if (!p.species_weights.empty() && p.species_weights.size() != p.numbers.size())
+        refuse("the number of species weights", p.species_weights.size(), "one per species");
+    for (double weight : p.species_weights)
+        if (!(std::isfinite(weight) && weight > 0.0)) refuse("species weight", weight, "a positive number");
     if (p.n_max < 1 || p.n_max > 16) refuse("n_max", p.n_max, "1 ... 16");
     if (p.l_max < 0 || p.l_max > max_l) refuse("l_max", p.l_max, "0 ... 12");
 }
@@ -83,7 +88,7 @@ void check(const SoapParameters& p) {
 SoapBasis::SoapBasis(const SoapParameters& p) : parameters(p) {
     check(p);
     const double padding = p.sigma * std::sqrt(-2 * std::log(decay));
-    support = p.r_cut + padding;
+    support = p.outer_support ? p.r_cut + padding : p.r_cut;
     fill_harmonic_constants(harmonics_);
 
     const int widths[] = {4, 8, 12, 16};
@@ -94,46 +99,71 @@ SoapBasis::SoapBasis(const SoapParameters& p) : parameters(p) {
     view.n_harmonics = (p.l_max + 1) * (p.l_max + 1);
     view.row_stride = ((p.l_max + 1) * view.n_padded + 7) / 8 * 8;
     view.harmonics = &harmonics_;
-    const std::size_t m = p.numbers.size() * static_cast<std::size_t>(p.n_max);
-    n_features = m * (m + 1) / 2 * static_cast<std::size_t>(p.l_max + 1);
-
+    choose_pairs();
     // The error of the spline grows as (spacing / shortest wavelength)^6. The shortest length is that of the smeared
     // Gaussian or of the n_max-th oscillation.
     view.spacing = std::min({0.05 * p.sigma, 0.04 * p.r_cut / p.n_max, 0.03});
     view.inverse_spacing = 1 / view.spacing;
     view.n_intervals = static_cast<int>(std::ceil(support / view.spacing));
     if (p.taper) {
-        taper_width = 0.5 * padding;
+        taper_width = std::min(0.5 * padding, 0.5 * support);
         view.taper_begin = support - taper_width;
         view.inverse_taper_width = 1 / taper_width;
     }
-    tabulate(GaussianOrbitals(p));
+    if (p.radial_basis == RadialBasis::polynomial)
+        tabulate(Polynomials(p));
+    else
+        tabulate(GaussianOrbitals(p));
+}
+
+void SoapBasis::choose_pairs() {
+    const int n_species = view.n_species, sum = n_species;
+    const Compression mode = parameters.compression;
+    auto add = [&](int a, int b) {
+        pairs_.push_back(a);
+        pairs_.push_back(b);
+        const auto n = static_cast<std::size_t>(view.n_max);
+        n_features += (a == b ? n * (n + 1) / 2 : n * n) * static_cast<std::size_t>(view.l_max + 1);
+    };
+    if (mode == Compression::mu2) {
+        add(sum, sum);
+    } else {
+        for (int s = 0; s < n_species; ++s) {
+            if (mode == Compression::mu1nu1) add(s, sum);
+            if (mode == Compression::crossover) add(s, s);
+            for (int t = s; t < n_species && mode == Compression::off; ++t) add(s, t);
+        }
+    }
+    view.n_channels = n_species + (mode == Compression::mu2 || mode == Compression::mu1nu1);
+    view.pairs = pairs_.data();
+    view.n_pairs = static_cast<int>(pairs_.size() / 2);
+    weights_ = parameters.species_weights;
+    if (std::any_of(weights_.begin(), weights_.end(), [](double w) { return w != 1; })) view.weights = weights_.data();
 }
 
 void SoapBasis::tabulate(const RadialFunctions& functions) {
     // Coefficients of the interpolating spline on nodes that run on far beyond both ends, where the functions are
     // analytic too: what happens at the ends of the nodes decays by 0.43 per node.
-    constexpr int beyond = 90;
+    constexpr int beyond = 60;
     const int n = parameters.n_max, stride = view.row_stride, n_nodes = view.n_intervals + 1 + 2 * beyond;
     const int n_rows = view.n_intervals + spline_terms;
     table_.assign(static_cast<std::size_t>(n_rows) * stride + overrun, 0.0);
     self.assign(view.n_padded, 0.0);
-    const std::vector<Real> bands = spline_bands(n_nodes);
-    std::vector<Real> c(static_cast<std::size_t>(n_nodes) * n);
-    for (int l = 0; l <= parameters.l_max; ++l) {
-        const Real root = std::sqrt(pi * std::sqrt(Real(8) / (2 * l + 1))); // of the power spectrum's prefactor
-        for (int node = 0; node < n_nodes; ++node) {
-            functions.evaluate(l, (node - beyond) * Real(view.spacing), &c[node * n]);
-            for (int i = 0; i < n; ++i) c[node * n + i] *= root;
-        }
-        if (l == 0)
-            for (int i = 0; i < n; ++i) self[i] = static_cast<double>(harmonics_.start[0] * c[beyond * n + i]);
-        solve_bands(bands, c, n);
-        for (int row = 0; row < n_rows; ++row)
-            for (int i = 0; i < n; ++i)
-                table_[static_cast<std::size_t>(row) * stride + l * view.n_padded + i] =
-                    static_cast<double>(c[(row + beyond - 2) * n + i]);
+    const int n_functions = (parameters.l_max + 1) * n;
+    std::vector<Real> c(static_cast<std::size_t>(n_nodes) * n_functions);
+    for (int node = 0; node < n_nodes; ++node) {
+        Real* f = &c[static_cast<std::size_t>(node) * n_functions];
+        functions.evaluate((node - beyond) * Real(view.spacing), f);
+        for (int i = 0; i < n_functions; ++i) // the square root of the power spectrum's prefactor
+            f[i] *= std::sqrt(pi * std::sqrt(Real(8) / (2 * (i / n) + 1)));
     }
+    for (int i = 0; i < n; ++i)
+        self[i] = static_cast<double>(harmonics_.start[0] * c[static_cast<std::size_t>(beyond) * n_functions + i]);
+    solve_bands(spline_bands(n_nodes), c, n_functions);
+    for (int row = 0; row < n_rows; ++row)
+        for (int i = 0; i < n_functions; ++i)
+            table_[static_cast<std::size_t>(row) * stride + i / n * view.n_padded + i % n] =
+                static_cast<double>(c[static_cast<std::size_t>(row + beyond - 2) * n_functions + i]);
     view.table = table_.data();
 }
 
@@ -156,7 +186,7 @@ std::vector<int> SoapBasis::species_of(const Structure& structure) const {
 }
 
 std::size_t SoapBasis::coefficients_size() const {
-    return static_cast<std::size_t>(view.n_species) * view.n_harmonics * view.n_padded;
+    return static_cast<std::size_t>(view.n_channels) * view.n_harmonics * view.n_padded;
 }
 
 } // namespace ideal::detail

@@ -31,10 +31,13 @@ struct SoapBasis {
     BasisView view{};
 
 private:
+    void choose_pairs();
     void tabulate(const RadialFunctions& functions);
 
     AlignedVector<double> table_;
     HarmonicConstants harmonics_{};
+    std::vector<int> pairs_;
+    std::vector<double> weights_;
 };
 
 } // namespace ideal::detail

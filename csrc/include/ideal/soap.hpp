@@ -13,20 +13,38 @@
 //   p^{ss'}_{nn'l} = pi sqrt(8 / (2 l + 1)) sum_m c^s_nlm c^{s'}_n'lm
 //
 // ordered by species pairs s <= s' (by atomic number), then l, n, n' (n' >= n where s = s').
+//
+// The polynomial basis has, for every l, g_n(r) = sum_k beta_nk (r_cut - r)^(k + 2), k = 1 ... n_max, orthonormal on
+// [0, r_cut] with weight r^2, and
+//   f_nl(r) = 4 pi int_0^r_cut r'^2 g_n(r') exp(-eta (r^2 + r'^2)) i_l(2 eta r r') dr'
+// with the modified spherical Bessel function i_l.
+//
+// Compression of the species (J. P. Darby, J. R. Kermode, G. Csányi, npj Comput. Mater. 8, 166 (2022),
+// doi:10.1038/s41524-022-00847-y): with c = sum_s c^s, "mu2" keeps c c alone, "mu1nu1" keeps c^s c for every s (all n,
+// n'), "crossover" keeps c^s c^s for every s.
 #pragma once
 
 #include "ideal/structure.hpp"
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace ideal {
 
+enum class RadialBasis { gaussian, polynomial };
+enum class Compression { off, mu2, mu1nu1, crossover };
+
+/// From the names that configuration and state files use: "gto", "polynomial"; "off", "mu2", "mu1nu1", "crossover".
+/// Raise ConfigError for other names.
+RadialBasis radial_basis_named(const std::string& name);
+Compression compression_named(const std::string& name);
+
 struct SoapParameters {
     /// Atomic numbers of every species that may occur; sorted and unique.
     std::vector<int> numbers;
-    /// Radial cutoff of the basis, Å, above 1. Gaussians reach further: see SoapPowerSpectrum::support.
+    /// Radial cutoff of the basis, Å; above 1 for Gaussian orbitals. Gaussian densities reach further: see SoapPowerSpectrum::support.
     double r_cut = 5.0;
     /// Radial functions per l, 1 ... 16; above about 14 they are linearly dependent to rounding unless r_cut is large.
     int n_max = 8;
@@ -35,9 +53,19 @@ struct SoapParameters {
     /// Width of an atom's Gaussian density, Å.
     double sigma = 0.5;
     /// true: the radial functions go to zero at the support R with two continuous derivatives (a quintic smoothstep
-    /// over the outer half of R - r_cut), so the descriptor is smooth when an atom enters. false: DScribe's hard cut, a
-    /// jump of up to 4e-4.
+    /// half as wide as the padding sigma sqrt(-2 ln 1e-3)), so the descriptor is smooth when an atom enters. false:
+    /// DScribe's hard cut, a jump of up to 4e-4.
     bool taper = true;
+    RadialBasis radial_basis = RadialBasis::gaussian;
+    Compression compression = Compression::off;
+    /// true: R = r_cut + padding, as in DScribe: atoms outside r_cut count for what their Gaussians reach inside. false:
+    /// R = r_cut.
+    bool outer_support = true;
+    /// (numbers) factor on the density of each species; empty: 1.
+    std::vector<double> species_weights;
+
+    bool operator==(const SoapParameters& other) const;
+    bool operator!=(const SoapParameters& other) const { return !(*this == other); }
 };
 
 namespace detail {
