@@ -2,8 +2,9 @@
 
 Two numbers are held against u. ``threshold`` says which atoms of a trajectory are uncertain: that is the user's choice
 (`uncertainty.threshold`). ``in_distribution`` says which filler of an embedded cell looks like known environments: a
-question of statistics, answered by the held-out quantile of u times its factor for every type of threshold, and taken
-anew as the distribution grows.
+question of statistics, answered by the held-out quantile of u times its factor for every type of threshold. It is taken
+anew as the distribution grows, but never exceeds its first value: the cells that a run learns are the outliers of its
+trajectories, and a quantile that rose with them would call anything known.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class Learner:
         """Take `in_distribution` anew when the distribution has grown; its cost stays a fixed share of all learning."""
         if sum(self.uncertainty.counts.values()) >= GROWTH * self._fitted:
             with contextlib.suppress(UncertaintyError):  # all alike, so far: the value before stays
-                self.in_distribution = self._held_out_threshold()
+                self.in_distribution = min(self._held_out, self._held_out_threshold())
 
     def observe(self, max_u: float) -> None:
         """Take note of the largest u of a check, which a moving average follows."""
