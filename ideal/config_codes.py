@@ -74,8 +74,9 @@ class CodeSection(Section):
             try:
                 self.changed(changes)
             except ValidationError as error:
-                first = error.errors()[0]
-                raise ValueError(f"retries.{number}.{first['loc'][0]}: {first['msg']}") from None
+                for item in error.errors():
+                    if item["loc"] and item["loc"][0] in changes:
+                        raise ValueError(f"retries.{number}.{item['loc'][0]}: {item['msg']}") from None
         return self
 
 

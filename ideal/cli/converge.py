@@ -124,8 +124,8 @@ def _table(title: str, first: str, points: list[Point], tolerance: Tolerance, gr
     table.add_column(first, justify="right")
     if grid:
         table.add_column("k-points")
-    for name in ("E (eV/atom)", "dE (meV/atom)", "max dF (meV/Å)", "max dS (GPa)", "s"):
-        table.add_column(name, justify="right")
+    for name in ("E (eV/atom)", "dE (meV/atom)", "dF (meV/Å)", "dS (GPa)", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for point in points:
         cells: list[Any] = [f"{point.value:g}", *([point.detail] if grid else [])]

@@ -50,7 +50,7 @@ def perform(folder: str) -> None:
     request = json.loads((path / REQUEST).read_text())
     result: dict[str, Any] = {"key": request["key"]}
     start = time.perf_counter()
-    with _output_to(path / LOG):
+    with output_to(path / LOG):
         try:
             code = _code(json.dumps(request["code"]))
             numbers = _converged(code, atoms_from_json(request["atoms"]), path, result.setdefault("retries", []))
@@ -160,7 +160,7 @@ def tail(path: Path, lines: int) -> str:
 def check_code(config: dict[str, Any], elements: list[str]) -> dict[str, Any]:
     """Run a code's check in a worker: {"lines": [...]} or {"error": message}."""
     try:
-        with _output_to(Path(os.devnull)):
+        with output_to(Path(os.devnull)):
             return {"lines": _code(json.dumps(config)).check(elements)}
     except IdealError as error:
         return {"error": str(error)}
@@ -209,7 +209,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def output_to(path: Path) -> Iterator[None]:
     """Send what Python, C, Fortran and child processes print to a file."""
     _flush()
     saved = os.dup(1), os.dup(2)

