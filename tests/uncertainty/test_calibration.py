@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ideal.engine.state_files import read_state, write_state
 from ideal.errors import UncertaintyError
@@ -303,3 +305,32 @@ def test_the_shape_of_equal_u_is_proportional() -> None:
     shape = ErrorShape.fit(np.ones(n), np.linspace(0, 1, n), np.arange(n), np.ones(n), 0.9)
     assert shape(np.array([2.0])).tolist() == [2.0]
     assert shape.largest_u(0.3) == 0.3
+
+
+NUMBERS = st.one_of(st.just(0.0), st.floats(1e-9, 1e9))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.one_of(NUMBERS, st.just(math.inf)), NUMBERS), min_size=1, max_size=60),
+    copies=st.integers(1, 30),
+    tolerance=st.floats(1e-3, 1e3),
+)
+def test_whatever_the_pairs_the_bound_is_consistent(
+    pairs: list[tuple[float, float]], copies: int, tolerance: float
+) -> None:
+    calibration = Calibration(0.8, run_cells=0)
+    for copy in range(copies):
+        for i, (u, error) in enumerate(pairs):
+            calibration.add(f"{copy} {i}", "validation", [u], [error])
+    grid = np.array([0.0, *sorted(u for u, _ in pairs), 1e10, math.inf])
+    bound, threshold = calibration.bound(grid), calibration.threshold(tolerance)
+    assert not np.isnan(bound).any()
+    assert (bound[1:] >= bound[:-1] * (1 - 1e-9)).all()
+    assert bound[-1] == math.inf
+    assert 0 <= threshold <= 1.25 * calibration.largest_compared_u * (1 + 1e-9)
+    known = calibration.pairs()
+    if calibration.ready and known[0].size:
+        inside = known[0] <= 1.25 * calibration.largest_compared_u
+        within = (known[1] <= calibration.bound(known[0]) * (1 + 1e-9)) | ~inside
+        assert within.mean() >= 0.8 - 1e-9
