@@ -39,17 +39,26 @@ struct PullBackHead : detail::Head {
 
 } // namespace
 
+const char* name_of(RadialBasis basis) { return basis == RadialBasis::polynomial ? "polynomial" : "gto"; }
+
+const char* name_of(Compression compression) {
+    switch (compression) {
+    case Compression::mu2: return "mu2";
+    case Compression::mu1nu1: return "mu1nu1";
+    case Compression::crossover: return "crossover";
+    default: return "off";
+    }
+}
+
 RadialBasis radial_basis_named(const std::string& name) {
-    if (name == "gto") return RadialBasis::gaussian;
-    if (name == "polynomial") return RadialBasis::polynomial;
+    for (const RadialBasis basis : {RadialBasis::gaussian, RadialBasis::polynomial})
+        if (name == name_of(basis)) return basis;
     throw ConfigError("radial_basis = '" + name + "' is not valid; use gto or polynomial");
 }
 
 Compression compression_named(const std::string& name) {
-    if (name == "off") return Compression::off;
-    if (name == "mu2") return Compression::mu2;
-    if (name == "mu1nu1") return Compression::mu1nu1;
-    if (name == "crossover") return Compression::crossover;
+    for (const Compression c : {Compression::off, Compression::mu2, Compression::mu1nu1, Compression::crossover})
+        if (name == name_of(c)) return c;
     throw ConfigError("compression = '" + name + "' is not valid; use off, mu2, mu1nu1 or crossover");
 }
 

@@ -53,6 +53,7 @@ int atomic_number(const std::string& symbol) {
 
 SoapParameters soap_parameters(const Json& json) {
     SoapParameters parameters;
+    const Json* weights = nullptr; // by symbol; they need the species first
     for (const auto& [key, value] : json.as_object("soap")) {
         if (key == "species") {
             for (const Json& symbol : value.as_array("species"))
@@ -62,20 +63,36 @@ SoapParameters soap_parameters(const Json& json) {
         else if (key == "l_max") parameters.l_max = static_cast<int>(std::min<std::size_t>(999, value.as_size("l_max")));
         else if (key == "sigma") parameters.sigma = value.as_number("sigma");
         else if (key == "taper") parameters.taper = value.as_bool("taper");
+        else if (key == "radial_basis") parameters.radial_basis = radial_basis_named(value.as_string("radial_basis"));
+        else if (key == "compression") parameters.compression = compression_named(value.as_string("compression"));
+        else if (key == "outer_support") parameters.outer_support = value.as_bool("outer_support");
+        else if (key == "species_weights") weights = &value;
         else damaged("the descriptor has a parameter that this program does not know, '" + key + "'; use a newer one");
     }
     for (const char* key : {"species", "r_cut", "n_max", "l_max", "sigma", "taper"}) json.at(key);
+    if (weights && weights->kind != Json::Kind::null)
+        for (const int number : parameters.numbers) {
+            const char* symbol = symbols.at(static_cast<std::size_t>(number));
+            parameters.species_weights.push_back(weights->at(symbol).as_number("a species weight"));
+        }
     return parameters;
 }
 
 std::string soap_json(const SoapParameters& parameters) {
-    std::string species;
-    for (const int number : parameters.numbers)
-        species += (species.empty() ? "" : ", ") + detail::json_string(symbols.at(static_cast<std::size_t>(number)));
+    std::string species, weights;
+    for (std::size_t i = 0; i < parameters.numbers.size(); ++i) {
+        const std::string symbol = detail::json_string(symbols.at(static_cast<std::size_t>(parameters.numbers[i])));
+        species += (i ? ", " : "") + symbol;
+        if (!parameters.species_weights.empty())
+            weights += (i ? ", " : "") + symbol + ": " + detail::json_number(parameters.species_weights[i]);
+    }
     return "{\"species\": [" + species + "], \"r_cut\": " + detail::json_number(parameters.r_cut) +
            ", \"n_max\": " + std::to_string(parameters.n_max) + ", \"l_max\": " + std::to_string(parameters.l_max) +
            ", \"sigma\": " + detail::json_number(parameters.sigma) +
-           ", \"taper\": " + (parameters.taper ? "true" : "false") + "}";
+           ", \"taper\": " + (parameters.taper ? "true" : "false") + ", \"radial_basis\": \"" +
+           name_of(parameters.radial_basis) + "\", \"compression\": \"" + name_of(parameters.compression) +
+           "\", \"outer_support\": " + (parameters.outer_support ? "true" : "false") +
+           ", \"species_weights\": " + (weights.empty() ? "null" : "{" + weights + "}") + "}";
 }
 
 Json parsed(const Json& metadata, const char* key) {

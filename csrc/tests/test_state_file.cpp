@@ -71,6 +71,22 @@ void round_trip(const std::string& path) {
     CHECK(ideal::read_state(path)->count(0) == 0);
 }
 
+/// Every option of the descriptor comes back.
+void options(const std::string& path) {
+    for (const char* compression : {"off", "mu2", "mu1nu1", "crossover"}) {
+        ideal::SoapParameters soap;
+        soap.numbers = {8, 11};
+        soap.n_max = 2;
+        soap.l_max = 1;
+        soap.radial_basis = ideal::RadialBasis::polynomial;
+        soap.compression = ideal::compression_named(compression);
+        soap.outer_support = false;
+        soap.species_weights = {0.1, 1.0 / 3};
+        ideal::write_state(ideal::SoapMahalanobis(ideal::SoapPowerSpectrum(soap)), path);
+        CHECK(ideal::read_state(path)->soap().parameters() == soap);
+    }
+}
+
 std::string with_header(const std::string& header, const std::string& data) {
     std::string content(8, '\0');
     for (int k = 0; k < 8; ++k) content[static_cast<std::size_t>(k)] = static_cast<char>(header.size() >> 8 * k & 0xFF);
@@ -172,6 +188,7 @@ void json() {
 int main() {
     const std::string path = "test_state_file.safetensors";
     json();
+    options(path);
     round_trip(path);
     damage(path);
     std::remove(path.c_str());

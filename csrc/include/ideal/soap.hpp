@@ -40,6 +40,8 @@ enum class Compression { off, mu2, mu1nu1, crossover };
 /// Raise ConfigError for other names.
 RadialBasis radial_basis_named(const std::string& name);
 Compression compression_named(const std::string& name);
+const char* name_of(RadialBasis basis);
+const char* name_of(Compression compression);
 
 struct SoapParameters {
     /// Atomic numbers of every species that may occur; sorted and unique.
