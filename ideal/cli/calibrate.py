@@ -233,7 +233,8 @@ def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> 
         typer.echo(f"{infinite:,} atoms of a species that the distribution has never seen: u is infinite, no bound")
     if result.n_unbounded > infinite:
         typer.echo(f"{result.n_unbounded - infinite:,} atoms have a u beyond what the other structures show: no bound")
-    typer.echo(f"Bound on the force error of {100 * calibration.confidence:g} % of the atoms: {_bounds(calibration)}")
+    bounds = _bounds(calibration, found.force_error)
+    typer.echo(f"Bound on the force error of {100 * calibration.confidence:g} % of the atoms: {bounds}")
     typer.echo(f"Threshold for force errors of {found.force_error:g} eV/Å: u = {result.asked:.4g}{_reach(result)}")
     if found.n_flagged == found.n:
         typer.echo(
@@ -258,11 +259,14 @@ def _print(data: Path, source: _Source, pairs: LabelledPairs, result: Study) -> 
         console.print(_species_table(result, pairs))
 
 
-def _bounds(calibration: Calibration) -> str:
-    """The bound at a few round values of u."""
+def _bounds(calibration: Calibration, force_error: float) -> str:
+    """The bound at a few round values of u, those where it is not far above the tolerance first."""
     grid, _ = calibration.bound_curve()
-    places = [u for u in _PLACES if len(grid) and grid[0] <= u <= grid[-1]] or grid[[0, -1]].tolist()
-    return ", ".join(f"{float(calibration.bound(u)):.3g} eV/Å at u = {u:g}" for u in places)
+    if not len(grid):
+        return "none"
+    places = [u for u in _PLACES if grid[0] <= u <= grid[-1]] or grid[[0, -1]].tolist()
+    near = [u for u in places if float(calibration.bound(u)) <= 10 * force_error] or places[:1]
+    return ", ".join(f"{float(calibration.bound(u)):.3g} eV/Å at u = {u:g}" for u in near[:4])
 
 
 def _reach(result: Study) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ideal.engine.comparing import Comparison
+from ideal.errors import UncertaintyError
 from ideal.records import BoolArray, FloatArray, IntArray, Label
 from ideal.report.calibration_plot import CONFIDENCES
 from ideal.uncertainty.assessment import Assessment, CalibrationCurve, assess, calibration_curve
@@ -108,8 +109,14 @@ def study(
         per_species: also by element.
 
     Raises:
-        UncertaintyError: a number is out of range.
+        UncertaintyError: a number is out of range, or no u is finite.
     """
+    finite = np.isfinite(pairs.u)
+    if not finite.any():
+        raise UncertaintyError(
+            f"none of the {len(pairs.u)} atoms has a finite u: the distribution knows none of their species "
+            f"({', '.join(np.unique(pairs.species))}); name another --uncertainty"
+        )
     calibration = _fit(comparisons, confidence)
     asked = calibration.threshold(force_error)
     limit = asked if threshold is None else threshold
@@ -140,7 +147,6 @@ def study(
         inside = mask & bounded
         return replace(found, coverage=hold(inside, with_bound=True).coverage) if inside.any() else found
 
-    finite = np.isfinite(pairs.u)
     known = (pairs.u[finite], pairs.error[finite], pairs.cell[finite])
     names: list[str] = np.unique(pairs.species).tolist() if per_species else []
     return Study(

@@ -19,6 +19,9 @@ _FEW = 20
 NO_LIMIT = 1e300
 """A threshold as large as this excludes no atom."""
 
+_TELLING = 0.7
+"""Below this AUC u hardly tells wrong atoms from others."""
+
 _UNBOUNDED = {False: "not calibrated yet", True: "beyond what was compared, without a bound"}
 
 _SOURCES = {
@@ -182,6 +185,8 @@ def _assessment(latest: Mapping[str, Any]) -> Iterator[str]:
             f"AUC {auc.value:.2f}{span}: so often does an atom {wrong} have a higher u than an atom without; 0.5 would "
             "be chance, 1 perfect."
         )
+        if auc.value < _TELLING:
+            yield "That is little: the bound holds on average, but u does not find the atoms that are wrong."
 
 
 def _slopes(latest: Mapping[str, Any]) -> Iterator[str]:
