@@ -165,9 +165,9 @@ same run.
 ## Quality
 
 Cu3Al, effective-medium reference: S models of {EPOCHS} epochs on 24 cold crystals (100-300 K) look at frames of
-dynamics at 300, 700 and 1100 K. u of every atom against the norm of the first model's force error: rank correlation, AUC
-for errors above {TOLERANCE} eV/Å (95 % intervals from a bootstrap over cells), and root mean square of u. One system and
-one draw: it shows what works, not which is best.
+dynamics at 300, 700 and 1100 K. u of every atom against the norm of the first model's force error: rank
+correlation, AUC for errors above {TOLERANCE} eV/Å (95 % intervals from a bootstrap over cells), and root mean square of
+u. One system and one draw: it shows what works, not which is best.
 
 | uncertainty | Spearman | AUC | rms u |
 | --- | --- | --- | --- |
