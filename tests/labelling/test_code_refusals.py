@@ -98,7 +98,7 @@ def test_lammps_refuses(tmp_path):
     pytest.importorskip("lammps")
     commands = ["pair_style lj/cut 6.0", "pair_coeff * * 0.4 2.3"]
     code = make_code(LammpsConfig(commands=commands, elements=["Cu"]))
-    with pytest.raises(LabelError, match="'H' is no atom type: add it to labelling.code.elements"):
+    with pytest.raises(LabelError, match=r"'H' is no atom type: add it to labelling\.code\.elements"):
         code.compute(molecule("H2"), tmp_path)
     with pytest.raises(LabelError, match=r"LAMMPS failed: .*Unrecognized pair style 'lj/cat'"):
         make_code(LammpsConfig(commands=["pair_style lj/cat 6.0"], elements=["Cu"])).compute(bulk("Cu"), tmp_path)
@@ -145,7 +145,7 @@ def test_cp2k_refuses(tmp_path):
     small = {"basis": "SZV-MOLOPT-SR-GTH", "cutoff": 1400, "rel_cutoff": 400, "kpoint_length": 0}
     with pytest.raises(NotConvergedError, match="CP2K did not converge in 2 SCF iterations"):
         make_code(Cp2kConfig(max_iterations=2, **small)).compute(bulk("Si"), tmp_path)
-    with pytest.raises(LabelError, match="CP2K ended with status 1: .*NO_SUCH"):
+    with pytest.raises(LabelError, match=r"CP2K ended with status 1: .*NO_SUCH"):
         make_code(Cp2kConfig(xc="NO_SUCH", **small)).compute(bulk("Si"), tmp_path)
     with pytest.raises(LabelError, match="has no basis 'SZV' for 'Si'; it has DZVP-MOLOPT"):
         make_code(Cp2kConfig(**(small | {"basis": "SZV"}))).check(["Si"])
