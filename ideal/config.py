@@ -205,7 +205,7 @@ class ThresholdConfig(Section):
     """When an atom counts as uncertain."""
 
     type: Literal["calibrated", "quantile", "moving_average", "fixed"] = Field(
-        "quantile",
+        "calibrated",
         description="calibrated: u at which the bound on the force error reaches `force_error`, once enough labels "
         "have been compared (before that: quantile); quantile: a held-out quantile of u times `factor`; "
         "moving_average: mean of the largest u of the last `window` checks, times 1 + `margin`; fixed: `value`.",
@@ -218,7 +218,11 @@ class ThresholdConfig(Section):
     )
     value: float = Field(2.0, gt=0, description="u above which an atom is uncertain (fixed).")
     quantile: float = Field(0.99, gt=0, lt=1, description="Quantile of u over held-out training environments.")
-    factor: float = Field(1.5, gt=0, description="Multiplies the quantile.")
+    factor: float = Field(
+        1.5,
+        gt=0,
+        description="Multiplies the quantile. The product is also what the filler of an embedded cell is held against.",
+    )
     folds: int = Field(5, ge=2, description="Folds of the training set for the held-out u.")
     window: int = Field(400, ge=1, description="Checks that the moving average looks back on (moving_average).")
     margin: float = Field(

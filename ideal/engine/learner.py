@@ -271,17 +271,9 @@ class Learner:
 
 
 def make_soap(config: Config, elements: Sequence[str]) -> SoapPowerSpectrum:
-    """The descriptor of a configuration for ``elements``."""
-    soap = config.uncertainty.soap
-    return SoapPowerSpectrum(
-        species=list(elements),
-        r_cut=soap.r_cut,
-        n_max=soap.n_max,
-        l_max=soap.l_max,
-        sigma=soap.sigma,
-        taper=soap.taper,
-        threads=config.uncertainty.threads,
-    )
+    """The descriptor of a configuration for ``elements``; the keys of `SoapConfig` are its arguments."""
+    options = dict(config.uncertainty.soap)
+    return SoapPowerSpectrum(species=list(elements), threads=config.uncertainty.threads, **options)
 
 
 def errors_as_dict(errors: Errors) -> dict[str, float | None]:
