@@ -115,6 +115,10 @@ struct Kernels {
     int (*select)(const SearchView&, const HitsView& hits, double* nearest_squared);
     /// In place: displacements x, y, z -> unit vectors; r and inverse_r written.
     void (*normalize)(int count, double* x, double* y, double* z, double* r, double* inverse_r);
+    /// Sums over the neighbors of gradients g: (3) of g, and (6) of the symmetric part of d g^T, d = r (x, y, z), in the
+    /// order xx, yy, zz, yz, xz, xy.
+    void (*reduce)(const NeighborView&, const double* gx, const double* gy, const double* gz, double* total,
+                   double* strain);
 
     MetricKernels metric;
 };

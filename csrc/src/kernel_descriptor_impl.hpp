@@ -496,6 +496,26 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
     }
 }
 
+void reduce(const NeighborView& in, const double* gx, const double* gy, const double* gz, double* total,
+            double* strain) {
+    double x = 0, y = 0, z = 0, xx = 0, yy = 0, zz = 0, yz = 0, xz = 0, xy = 0;
+    for (int j = 0; j < in.count; ++j) {
+        const double r = in.r[j], dx = in.x[j] * r, dy = in.y[j] * r, dz = in.z[j] * r;
+        x += gx[j];
+        y += gy[j];
+        z += gz[j];
+        xx += dx * gx[j];
+        yy += dy * gy[j];
+        zz += dz * gz[j];
+        yz += dy * gz[j] + dz * gy[j];
+        xz += dx * gz[j] + dz * gx[j];
+        xy += dx * gy[j] + dy * gx[j];
+    }
+    const double sums[9] = {x, y, z, xx, yy, zz, 0.5 * yz, 0.5 * xz, 0.5 * xy};
+    for (int k = 0; k < 3; ++k) total[k] = sums[k];
+    for (int k = 0; k < 6; ++k) strain[k] = sums[3 + k];
+}
+
 // ---- power spectrum ------------------------------------------------------------------------------------------------
 
 constexpr int divisor_block(int np, int vectors) {

@@ -11,7 +11,7 @@
 namespace ideal::detail {
 
 const Kernels& IDEAL_KERNELS() {
-    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels, select, normalize, metric_kernels()};
+    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels, select, normalize, reduce, metric_kernels()};
     return table;
 }
 

@@ -262,18 +262,11 @@ private:
         for (auto* g : {&w.gx, &w.gy, &w.gz})
             if (g->size() < count + overrun) g->resize(count + count / 2 + overrun);
         basis_kernels_.expand_adjoint(basis_.view, view, w.c_adjoint.data(), w.gx.data(), w.gy.data(), w.gz.data());
-        std::array<double, 3> total{};
-        std::array<double, 9> strain{};
-        for (std::size_t j = 0; j < count; ++j) {
-            const double g[3] = {w.gx[j], w.gy[j], w.gz[j]};
-            const double d[3] = {view.x[j] * view.r[j], view.y[j] * view.r[j], view.z[j] * view.r[j]};
-            for (int p = 0; p < 3; ++p) {
-                total[p] += g[p];
-                for (int q = 0; q < 3; ++q) strain[3 * p + q] += d[p] * g[q];
-            }
-        }
-        for (int p = 0; p < 3; ++p)
-            for (int q = 0; q < 3; ++q) out.strain[3 * p + q] += 0.5 * (strain[3 * p + q] + strain[3 * q + p]);
+        std::array<double, 3> total;
+        std::array<double, 6> strain;
+        kernels_.reduce(view, w.gx.data(), w.gy.data(), w.gz.data(), total.data(), strain.data());
+        constexpr int voigt[9] = {0, 5, 4, 5, 1, 3, 4, 3, 2};
+        for (int k = 0; k < 9; ++k) out.strain[k] += strain[voigt[k]];
         out.atom.insert(out.atom.end(), w.atom.begin() + begin, w.atom.begin() + begin + count);
         out.x.insert(out.x.end(), w.gx.begin(), w.gx.begin() + count);
         out.y.insert(out.y.end(), w.gy.begin(), w.gy.begin() + count);
