@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ideal.config import (
+    CODES,
     Config,
     EngineConfig,
     LabellingConfig,
@@ -210,7 +211,7 @@ def test_missing_keys(folder: Path, path: tuple[Any, ...]) -> None:
 
 
 def test_missing_and_unknown_code_type(folder: Path) -> None:
-    valid = "gpaw, espresso, pyscf, tblite, ase"
+    valid = ", ".join(CODES)
     assert mistake(folder, ("labelling", "code"), {"xc": "PBE"}) == f"missing key 'labelling.code.type'; valid: {valid}"
     message = mistake(folder, ("labelling", "code"), {"type": "gpwa"})
     assert message == "labelling.code.type: unknown value 'gpwa'; did you mean 'gpaw'?"

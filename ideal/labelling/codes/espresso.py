@@ -2,7 +2,8 @@
 output reader.
 
 The command is split into words and run without a shell. With smearing, pw.x's total energy is the free energy. Use
-one MPI rank per worker on shared cores.
+one MPI rank per worker on shared cores. With GTH files, energy and forces of pw.x 6.7 are right, but not its stress
+(finite differences; ABINIT with the same file): such labels have none.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class EspressoCode:
         try:
             energy = cell.get_potential_energy(force_consistent=True)
             forces = cell.get_forces(apply_constraint=False)
-            stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) else None
+            stress = cell.get_stress(apply_constraint=False) if has_stress(atoms) and not self._gth(elements) else None
         except (subprocess.CalledProcessError, OSError) as error:
             raise self._failure(folder, first_line(error)) from error
         except (AssertionError, LookupError, RuntimeError, StopIteration, ValueError) as error:
@@ -141,6 +142,10 @@ class EspressoCode:
                 "diagonalization": config.diagonalization,
             },
         }
+
+    def _gth(self, elements: Sequence[str]) -> bool:
+        """Whether a pseudopotential is a GTH file: with one, the stress of pw.x 6.7 is wrong (by gigapascals)."""
+        return any(self.config.pseudopotentials[element].lower().endswith("gth") for element in elements)
 
     def _pseudopotential(self, element: str) -> Path:
         return element_file(self._pseudo_dir, self.config.pseudopotentials, element)
