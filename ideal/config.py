@@ -254,6 +254,11 @@ class SelectionConfig(Section):
     """Which uncertain atoms of a frame earn a label."""
 
     max_per_frame: int = Field(2, ge=1, description="At most this many labels per frame.")
+    strategy: Literal["variance", "uncertainty", "farthest", "random"] = Field(
+        "variance",
+        description="Which uncertain atom comes next: the most uncertain after a copy of the distribution has learned "
+        "those chosen before (variance), the most uncertain, the farthest from those chosen, or a random one.",
+    )
     min_distance: Length = Field(
         6.0,
         ge=0,
@@ -301,6 +306,20 @@ class EmbeddingConfig(Section):
         description="The filler may reach this times the threshold while the distribution is young.",
     )
     young_environments: int = Field(2000, ge=0, description="A distribution with fewer environments counts as young.")
+    formula: str | None = Field(
+        None, description="Formula unit that every cell is made of ('Al2O3'); null: the frame's own, where it has one."
+    )
+    charges: dict[str, float] = Field(
+        default={},
+        description="Formal charge by element where a frame has no formula (vacancies, interfaces): cells stay neutral.",
+    )
+    guess_charges: bool = Field(
+        True, description="Guess formal charges from common oxidation states where they make the frame neutral."
+    )
+    output: Literal["cell", "cluster"] = Field(
+        "cell",
+        description="'cluster': no periodicity, molecules whole, cut bonds capped by hydrogen, for molecular codes.",
+    )
 
 
 # --- labelling --------------------------------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ class Provenance(IntEnum):
     KEPT = 1
     MOVED = 2
     ADDED = 3
+    CAP = 4
+    """Hydrogen that saturates a cut bond of a cluster; its parent is the atom that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Substructure:
         accepted: whether the cell may be labelled and learned.
         reason: why it was refused; empty when accepted.
         whole_frame: true when the "cell" is the frame itself.
+        composition: what its composition was held to ("formula SiO2", "charges Al +3, O -2 (guessed)", "as cut").
     """
 
     atoms: Atoms
@@ -96,6 +99,7 @@ class Substructure:
     accepted: bool
     reason: str = ""
     whole_frame: bool = False
+    composition: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ideal import SoapMahalanobis, SoapPowerSpectrum
 from ideal.config import SelectionConfig
 from ideal.errors import UncertaintyError
 from ideal.records import Frame
@@ -105,3 +106,64 @@ def test_a_frame_that_asks_is_filled_up_with_the_next_most_uncertain_atoms() -> 
     assert select(frame, u, threshold=2.0, config=filled).indices.tolist() == [70, 3]
     assert select(frame, u, threshold=2.0, config=SelectionConfig()).indices.tolist() == [70]
     assert select(frame, u, threshold=10.0, config=filled).indices.size == 0
+
+
+class Learner:
+    """Knows positions: u of an atom is its distance along x to the nearest learned atom, at most 9."""
+
+    def __init__(self) -> None:
+        self.learned: list[float] = []
+        self.copies = 0
+
+    def copy(self) -> Learner:
+        self.copies += 1
+        return Learner()
+
+    def update(self, structures: Atoms, masks: np.ndarray | None = None) -> None:
+        assert masks is not None
+        self.learned += structures.positions[masks, 0].tolist()
+
+    def atomic(self, atoms: Atoms, centers: object = None) -> np.ndarray:
+        x = atoms.positions[np.asarray(centers), 0]
+        return np.minimum(np.abs(x[:, None] - np.array(self.learned)[None]).min(axis=1), 9.0)
+
+
+def test_variance_drops_what_the_first_label_teaches() -> None:
+    frame = line(0, 3, 7.5, 20, cell=100.0)
+    u, learner = [6, 5, 5.5, 4], Learner()
+    config = SelectionConfig(max_per_frame=4, min_distance=1.0)
+    assert select(frame, u, 3.0, config, learner).indices.tolist() == [0, 3, 2]
+    assert learner.learned == [] and learner.copies == 1
+    plain = SelectionConfig(max_per_frame=4, min_distance=1.0, strategy="uncertainty")
+    assert select(frame, u, 3.0, plain, learner).indices.tolist() == [0, 2, 1, 3]
+    assert select(frame, u, 3.0, config).indices.tolist() == [0, 2, 1, 3]
+
+
+def test_farthest_and_random() -> None:
+    frame = line(0, 3, 7, 20, cell=100.0)
+    far = SelectionConfig(max_per_frame=3, min_distance=1.0, strategy="farthest")
+    assert select(frame, [6, 5, 5, 4], 3.0, far).indices.tolist() == [0, 3, 2]
+    draw = SelectionConfig(max_per_frame=2, min_distance=1.0, strategy="random")
+    first, again = (select(frame, [6, 5, 5, 4], 3.0, draw).indices.tolist() for _ in range(2))
+    assert first == again and len(set(first)) == 2
+    steps = {tuple(select(Frame(frame.atoms, "md", s), [6, 5, 5, 4], 3.0, draw).indices.tolist()) for s in range(12)}
+    assert len(steps) > 3
+
+
+def test_variance_with_the_soap_distance_takes_one_of_two_alike() -> None:
+    """Two equal defects: once the first is learned, the second is known."""
+    known = SoapMahalanobis(SoapPowerSpectrum(["Cu"], r_cut=4.0, n_max=3, l_max=2, sigma=0.5))
+    crystal = bulk("Cu", cubic=True).repeat(5)
+    training = crystal.copy()
+    training.rattle(0.03, seed=1)
+    known.update(training[:200])
+    frame = crystal.copy()
+    frame.rattle(0.01, seed=2)
+    del frame[[0, 250]]
+    u = known.atomic(frame)
+    threshold = float(u.max()) * 0.5
+    alike = SelectionConfig(max_per_frame=6, strategy="uncertainty")
+    assert len(select(frame_of(frame), u, threshold, alike).indices) > len(
+        select(frame_of(frame), u, threshold, SelectionConfig(max_per_frame=6), known).indices
+    )
+    assert np.array_equal(known.atomic(frame), u)
