@@ -23,7 +23,7 @@ from ideal.engine.comparing import Comparison
 from ideal.engine.events import Calibrated
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
-from ideal.records import BoolArray, FloatArray
+from ideal.records import BoolArray
 from ideal.uncertainty.assessment import Assessment, assess
 from ideal.uncertainty.calibration import Calibration
 
@@ -39,7 +39,6 @@ class _Compared:
         u: of every core atom compared.
         error: its force error, eV/Å.
         bound: the bound that it was given before its error was known, eV/Å; infinite before there was one.
-        uncertain: whether it was above the threshold of its time.
         cell: number of its cell.
         is_run: whether it comes from the run, not from the validation labels.
         audited: force errors of the audited centers, eV/Å.
@@ -50,7 +49,6 @@ class _Compared:
     u: list[float] = field(default_factory=list)
     error: list[float] = field(default_factory=list)
     bound: list[float] = field(default_factory=list)
-    uncertain: list[bool] = field(default_factory=list)
     cell: list[int] = field(default_factory=list)
     is_run: list[bool] = field(default_factory=list)
     audited: list[float] = field(default_factory=list)
@@ -65,7 +63,6 @@ class _Compared:
         self.u += u.tolist()
         self.error += error.tolist()
         self.bound += calibration.bound(u).tolist()
-        self.uncertain += (u > (math.inf if comparison.threshold is None else comparison.threshold)).tolist()
         self.cell += [number] * u.size
         self.is_run += [is_run] * u.size
         if comparison.kind == "audit" and comparison.weight is not None:
@@ -176,8 +173,9 @@ class Calibrator:
     def _assess(self, resamples: int) -> Assessment | None:
         """u against the errors of the core atoms compared in the run (before there are any: of the validation labels).
 
-        Certain and uncertain atoms count as many times as the run has met them. The coverage is that of the atoms which
-        were given a finite bound.
+        Every compared atom counts alike. To weigh them by how often the run met certain and uncertain ones would let
+        the neighbors of the worst atoms stand for all that was held for certain; what is true of those, the audit says.
+        The coverage is that of the atoms which were given a finite bound.
         """
         compared = self._compared
         if not compared.u:
@@ -187,7 +185,6 @@ class Calibrator:
         u, error, bound, cell = (
             np.array(values)[counted] for values in (compared.u, compared.error, compared.bound, compared.cell)
         )
-        weight = self._weights(np.array(compared.uncertain)[counted])
 
         def hold(chosen: BoolArray) -> Assessment:
             return assess(
@@ -195,7 +192,6 @@ class Calibrator:
                 error[chosen],
                 threshold=self._learner.threshold,
                 force_error=self._config.force_error,
-                weight=weight[chosen],
                 bound=bound[chosen] if bounded.any() else None,
                 cell=cell[chosen],
                 resamples=resamples,
@@ -204,15 +200,6 @@ class Calibrator:
         bounded = np.isfinite(bound)
         everything = hold(np.ones(u.size, dtype=bool))
         return replace(everything, coverage=hold(bounded).coverage) if bounded.any() else everything
-
-    def _weights(self, uncertain: BoolArray) -> FloatArray:
-        """Environments of the run that each compared atom stands for."""
-        weight = np.ones(uncertain.size)
-        counts = (self._auditor.n_certain, self._auditor.n_uncertain)
-        for members, count in zip((~uncertain, uncertain), counts, strict=True):
-            if members.any() and count:
-                weight[members] = count / members.sum()
-        return weight
 
     def _audit(self) -> AuditEstimates | None:
         if not self._compared.audited:
