@@ -190,7 +190,7 @@ class TrajectoryConfig(Section):
 
 
 class SoapConfig(Section):
-    """SOAP power spectrum (Bartók 2013) with Gaussian-type radial functions as in DScribe."""
+    """SOAP power spectrum (Bartók 2013) as in DScribe."""
 
     r_cut: Length = Field(5.0, gt=1, description="Radial cutoff in Å (must exceed 1).")
     n_max: int = Field(6, ge=1, le=16, description="Number of radial functions.")
@@ -198,6 +198,22 @@ class SoapConfig(Section):
     sigma: Length = Field(0.5, gt=0, description="Width of the Gaussian on each neighbor in Å.")
     taper: bool = Field(
         True, description="Let neighbors fade smoothly at the edge; false reproduces DScribe's hard cut."
+    )
+    radial_basis: Literal["gto", "polynomial"] = Field(
+        "gto", description="Radial functions: Gaussian-type orbitals, or polynomials that vanish at r_cut."
+    )
+    compression: Literal["off", "mu2", "mu1nu1", "crossover"] = Field(
+        "off",
+        description="Fewer features for many elements (Darby 2022). off: every pair of elements; mu1nu1: each element "
+        "with the sum over all; crossover: each element with itself; mu2: the sum with itself.",
+    )
+    outer_support: bool = Field(
+        True,
+        description="Atoms beyond r_cut count for what their Gaussians reach inside it; false: support ends at r_cut "
+        "(2.6 times fewer neighbors at 5 Å).",
+    )
+    species_weights: dict[str, float] | None = Field(
+        None, description="Factor on each element's density, for every element of the run; null: 1."
     )
 
 

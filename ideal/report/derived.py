@@ -137,15 +137,10 @@ def _soap_map(run: RunData, notes: list[str]) -> FeatureMap | None:
         return None
     from ideal.soap import SoapPowerSpectrum
 
-    settings = run.config.uncertainty.soap
-    soap = SoapPowerSpectrum(
-        species=species,
-        r_cut=settings.r_cut,
-        n_max=settings.n_max,
-        l_max=settings.l_max,
-        sigma=settings.sigma,
-        taper=settings.taper,
-    )
+    options = run.config.uncertainty.soap.model_dump()
+    if options["species_weights"] is not None:
+        options["species_weights"] = {symbol: options["species_weights"].get(symbol, 1.0) for symbol in species}
+    soap = SoapPowerSpectrum(species=species, **options)
     try:
         rows = {
             name: np.concatenate([soap.create(atoms) for atoms in _thinned(items, _MAP_STRUCTURES)])
