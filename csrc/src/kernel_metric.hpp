@@ -26,8 +26,12 @@ struct MetricKernels {
     /// The same in float32, `lower` only.
     void (*multiply_triangular_single)(const float* rows, std::size_t stride, int n_rows, const float* packed, int n,
                                        float* out, std::size_t out_stride);
-    /// Sums of squares of n numbers, in float64 both.
+    /// out[i] = v[i] - mean[i], and out[i] = v[i] rounded.
+    void (*difference)(const double* v, const double* mean, int n, double* out);
+    void (*to_single)(const double* v, int n, float* out);
+    /// Sums of (weighted) squares of n numbers, in float64 all.
     double (*sum_of_squares)(const double* v, int n);
+    double (*weighted_squares)(const double* weight, const double* v, int n);
     double (*sum_of_squares_single)(const float* v, int n);
 
     /// Lower triangle of C (rows `c_stride` apart), rows [row_begin, row_end) (multiples of 16, or n):

@@ -14,6 +14,14 @@ void subtract(double* rows, std::size_t stride, int n_rows, const double* mean, 
     }
 }
 
+void difference(const double* __restrict v, const double* __restrict mean, int n, double* __restrict out) {
+    for (int i = 0; i < n; ++i) out[i] = v[i] - mean[i];
+}
+
+void to_single(const double* __restrict v, int n, float* __restrict out) {
+    for (int i = 0; i < n; ++i) out[i] = static_cast<float>(v[i]);
+}
+
 // ---- products with packed matrices ---------------------------------------------------------------------------------
 
 /// A native vector of T, and the width of the panels.
@@ -106,6 +114,12 @@ void multiply_triangular_single(const float* rows, std::size_t stride, int n_row
 double sum_of_squares(const double* v, int n) {
     double sum = 0;
     for (int i = 0; i < n; ++i) sum += v[i] * v[i];
+    return sum;
+}
+
+double weighted_squares(const double* weight, const double* v, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; ++i) sum += weight[i] * v[i] * v[i];
     return sum;
 }
 
@@ -273,7 +287,10 @@ MetricKernels metric_kernels() {
             multiply,
             multiply_triangular,
             multiply_triangular_single,
+            difference,
+            to_single,
             sum_of_squares,
+            weighted_squares,
             sum_of_squares_single,
             rank_update,
             cholesky,

@@ -204,12 +204,13 @@ double LowRankForm::cost() const {
 }
 
 void LowRankForm::center(const double* features, std::size_t stride, int n_rows, double* centered) const {
+    const auto& kernels = detail::kernels().metric;
     for (int k = 0; k < n_rows; ++k) {
         const double* row = features + k * stride;
         double* out = centered + k * centered_stride();
         const double* mean = mean_.data();
         for (const FeatureRun& run : order_) {
-            for (std::size_t i = 0; i < run.size; ++i) out[i] = row[run.begin + i] - mean[i];
+            kernels.difference(row + run.begin, mean, static_cast<int>(run.size), out);
             out += run.size;
             mean += run.size;
         }
@@ -229,9 +230,9 @@ void LowRankForm::project(const double* features, std::size_t stride, int n_rows
 /// (|v - mean|^2 - |T (v - mean)|^2) / ridge. Both are at most the trace / ridge = 1e8 times Unc, so rounding leaves
 /// 1e-8 of Unc at worst.
 double LowRankForm::residual(const double* centered, const double* y) const {
-    double sum = 0;
-    for (std::size_t i = 0; i < rank_; ++i) sum += weight_[i] * y[i] * y[i];
-    return std::max(0.0, kernels().metric.sum_of_squares(centered, static_cast<int>(dimension_)) / ridge_ - sum);
+    const auto& kernels = detail::kernels().metric;
+    return std::max(0.0, kernels.sum_of_squares(centered, static_cast<int>(dimension_)) / ridge_ -
+                             kernels.weighted_squares(weight_.data(), y, static_cast<int>(rank_)));
 }
 
 void LowRankForm::squared(double* features, std::size_t stride, int n_rows, MetricScratch& scratch,
@@ -288,11 +289,8 @@ void LowRankForm::squared_single(const double* features, std::size_t stride, int
     scratch.z_single.resize(size);
     const auto& kernels = detail::kernels().metric;
     const int q = static_cast<int>(rank_);
-    for (int k = 0; k < n_rows; ++k) {
-        const double* y = scratch.y.data() + k * y_stride();
-        float* out = scratch.y_single.data() + k * y_stride();
-        for (std::size_t i = 0; i < rank_; ++i) out[i] = static_cast<float>(y[i]);
-    }
+    for (int k = 0; k < n_rows; ++k)
+        kernels.to_single(scratch.y.data() + k * y_stride(), q, scratch.y_single.data() + k * y_stride());
     kernels.multiply_triangular_single(scratch.y_single.data(), y_stride(), n_rows, forward_single_.data(), q,
                                        scratch.z_single.data(), y_stride());
     for (int k = 0; k < n_rows; ++k) {
