@@ -94,9 +94,9 @@ int main(int argc, char** argv) {
             largest = std::max(largest, std::abs(error));
         }
         const auto metric = uncertainty.metric(0);
-        std::printf("%-8s rank %4zu  rebuild %7.1f ms  u %6.2f  screen %6.2f  gradient %6.2f us/atom  "
+        std::printf("%-8s rank %4zu  d_eff %5.1f  rebuild %7.1f ms  u %6.2f  screen %6.2f  gradient %6.2f us/atom  "
                     "bounds on Unc %.3f %.3f  error of u: rms %.1e, largest %.1e\n",
-                    kind == Kind::full ? "full" : "low rank", metric->rank(), rebuild * 1e3, atomic / n * 1e6,
+                    kind == Kind::full ? "full" : "low rank", metric->rank(), metric->effective_dimension(), rebuild * 1e3, atomic / n * 1e6,
                     screen / n * 1e6, derivative / n * 1e6, metric->lower(), metric->upper(),
                     std::sqrt(square / double(n)), largest);
     }

@@ -217,10 +217,10 @@ void screening() {
 int main() {
     for (const auto& name : ideal::available_instruction_sets()) {
         ideal::select_instruction_set(name);
-        for (int n : {1, 7, 63, 64, 65, 130, 200}) factorization(n);
-        for (int n : {1, 2, 30, 90}) eigenvalues(n, 12);
+        for (int n : {1, 7, 63, 64, 65, 130}) factorization(n);
+        for (int n : {1, 2, 30, 70}) eigenvalues(n, 12);
         special_eigenvalues();
-        for (int n : {9, 70, 200}) low_rank_bounds(n);
+        for (int n : {9, 70, 140}) low_rank_bounds(n);
         screening();
     }
     return check::result();
