@@ -82,6 +82,8 @@ int main(int argc, char** argv) {
         uncertainty.screen(lattice.view(), lattice.all(), threshold, weights.data());
         const double screen =
             seconds([&] { uncertainty.screen(lattice.view(), lattice.all(), threshold, weights.data()); });
+        double screened = 0;
+        for (std::size_t i = 0; i < n; ++i) screened = std::max(screened, std::abs(weights[i] / u[i] - 1));
         std::fill(weights.begin(), weights.end(), 1.0);
         const double derivative = seconds([&] {
             uncertainty.gradient(lattice.view(), lattice.all(), weights.data(), {gradient.data(), strain.data()});
@@ -95,9 +97,10 @@ int main(int argc, char** argv) {
         }
         const auto metric = uncertainty.metric(0);
         std::printf("%-8s rank %4zu  d_eff %5.1f  rebuild %7.1f ms  u %6.2f  screen %6.2f  gradient %6.2f us/atom  "
-                    "bounds on Unc %.3f %.3f  error of u: rms %.1e, largest %.1e\n",
+                    "bounds on Unc %.3f %.3f  error of u: rms %.1e, largest %.1e; "
+                    "of a screened u: %.1e\n",
                     kind == Kind::full ? "full" : "low rank", metric->rank(), metric->effective_dimension(), rebuild * 1e3, atomic / n * 1e6,
                     screen / n * 1e6, derivative / n * 1e6, metric->lower(), metric->upper(),
-                    std::sqrt(square / double(n)), largest);
+                    std::sqrt(square / double(n)), largest, screened);
     }
 }

@@ -10,6 +10,9 @@
 namespace ideal {
 namespace {
 
+/// Farther away, neighbors' positions differ by too few digits (1e-7 Å) to be worth an answer, Å.
+constexpr double farthest_position = 1e9;
+
 using Vector3 = std::array<double, 3>;
 
 Vector3 cross(const Vector3& a, const Vector3& b) {
@@ -118,14 +121,16 @@ NeighborBins::NeighborBins(const Structure& structure, const std::vector<int>& s
                            Centers centers)
     : cutoff(cutoff_) {
     const std::size_t n = structure.n_atoms;
-    double finite = 0; // 0 times infinity is not a number, nor is 0 times that
-    for (std::size_t i = 0; i < 3 * n; ++i) finite += 0 * structure.positions[i];
-    for (std::size_t i = 0; i < 3 * n && finite != 0; ++i) {
-        if (std::isfinite(structure.positions[i])) continue;
+    bool fine = true;
+    for (std::size_t i = 0; i < 3 * n; ++i) fine &= std::abs(structure.positions[i]) <= farthest_position; // NaN: false
+    for (std::size_t i = 0; i < 3 * n && !fine; ++i) {
+        if (std::abs(structure.positions[i]) <= farthest_position) continue;
         std::ostringstream message;
         message << "atom " << i / 3 << " has the position (" << structure.positions[i / 3 * 3] << ' '
-                << structure.positions[i / 3 * 3 + 1] << ' ' << structure.positions[i / 3 * 3 + 2]
-                << "), which is not finite; did the dynamics explode?";
+                << structure.positions[i / 3 * 3 + 1] << ' ' << structure.positions[i / 3 * 3 + 2] << "), which is not "
+                << (std::isfinite(structure.positions[i]) ? "within 1e9 Å of the origin: too few digits are left"
+                                                          : "finite")
+                << "; did the dynamics explode?";
         throw UncertaintyError(message.str());
     }
     const auto cell = completed_cell(structure);
