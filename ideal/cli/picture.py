@@ -11,12 +11,14 @@ COLORS = {
     Provenance.KEPT: "#8d99ae",
     Provenance.MOVED: "#30638e",
     Provenance.ADDED: "#edae49",
+    Provenance.CAP: "#e9ecef",
 }
 _NAMES = {
     Provenance.CORE: "core",
     Provenance.KEPT: "filler, kept",
     Provenance.MOVED: "filler, moved",
     Provenance.ADDED: "filler, added",
+    Provenance.CAP: "hydrogen cap",
 }
 _RADIUS = 0.45
 _VIEWS = (("along z", ""), ("along x", "-90x,-90y"))

@@ -10,22 +10,27 @@ developed. In this order:
     3. species that the formula misses are added from a thicker skin, at the roomiest places;
     4. what then still exceeds the formula is removed, the most crowded first.
 
-Core atoms are never touched.
+Where the frame has no formula but ions, the nearest neutral composition takes the formula's place
+(`ideal.embedding.charges`). Molecules (`ideal.embedding.molecules`) are taken, added and removed as a whole; formula
+and charges speak of the other atoms only. Core atoms are never touched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from ase.formula import Formula
 
+from ideal.config import EmbeddingConfig
+from ideal.embedding.charges import describe_charges, guess_charges, neutral_counts, parse_charges
 from ideal.embedding.crop import Surroundings
 from ideal.embedding.distances import CONTACT, Pairs, ShortestDistances, periodic_pairs
+from ideal.embedding.molecules import same_group
 from ideal.errors import EmbeddingError
 from ideal.records import BoolArray, FloatArray, IntArray
 
@@ -93,6 +98,15 @@ class Crop:
         )
 
 
+@dataclass(frozen=True)
+class Composition:
+    """What a cell's composition is held to."""
+
+    ratio: Mapping[int, int] | None = None
+    charges: Mapping[int, float] | None = None
+    text: str = "as cut"
+
+
 def formula_ratio(numbers: IntArray) -> dict[int, int] | None:
     """Smallest integer ratio of the species, or None for one species or no small formula.
 
@@ -134,6 +148,31 @@ def parse_ratio(ratio: str | Mapping[str, int]) -> dict[int, int]:
     return parsed
 
 
+def choose_composition(
+    atoms: Atoms, surroundings: Surroundings, ratio: str | Mapping[str, int] | None, config: EmbeddingConfig
+) -> Composition:
+    """The user's formula, the frame's own where it holds near the center, charges, or nothing."""
+    wanted = ratio if ratio is not None else config.formula
+    if wanted is not None:
+        return Composition(parse_ratio(wanted), None, f"formula {formula_text(parse_ratio(wanted))}")
+    own = formula_ratio(atoms.numbers)
+    if own is not None and holds_near(surroundings, own):
+        return Composition(own, None, f"formula {formula_text(own)} (the frame's)")
+    if config.charges:
+        given = parse_charges(config.charges)
+        return Composition(None, given, f"charges {describe_charges(given)}")
+    if config.guess_charges:
+        single = np.bincount(surroundings.group)[surroundings.group] == 1
+        guessed = guess_charges(surroundings.numbers[single])
+        if guessed is not None:
+            return Composition(None, guessed, f"charges {describe_charges(guessed)} (guessed)")
+    return Composition()
+
+
+def formula_text(ratio: Mapping[int, int]) -> str:
+    return Formula.from_dict({chemical_symbols[z]: n for z, n in ratio.items()}).format("metal")
+
+
 def holds_near(surroundings: Surroundings, ratio: Mapping[int, int]) -> bool:
     """Whether the atoms near the center have the composition ``ratio`` to within `LOCAL_TOLERANCE`.
 
@@ -154,6 +193,7 @@ def build_crop(
     shortest: ShortestDistances,
     ratio: Mapping[int, int] | None,
     fill: bool = True,
+    charges: Mapping[int, float] | None = None,
 ) -> Crop | None:
     """Cut the surroundings at the given faces and repair what the new periodicity breaks.
 
@@ -164,6 +204,7 @@ def build_crop(
         shortest: shortest distances of the training set.
         ratio: formula unit to keep, or None.
         fill: whether holes are filled from the skin.
+        charges: formal charges that must add up to zero where there is no formula unit, or None.
 
     Returns:
         The crop; None where core atoms touch across a seam or the core alone breaks the formula.
@@ -172,14 +213,18 @@ def build_crop(
     pbc = np.array([axis.periodic for axis in surroundings.axes])
     period = hi - lo
     cell = surroundings.directions * period[:, None]
-    inside = surroundings.within(lo, hi)
+    group, stand_in = surroundings.group, surroundings.representative
+    fixed = same_group(group, surroundings.core)
+    # another image of a molecule that reaches out of the core is the same molecule
+    images = same_group(group, np.isin(surroundings.parents, surroundings.parents[fixed])) & ~fixed & _grouped(group)
+    inside = (surroundings.within(lo, hi)[stand_in] | fixed) & ~images
     depth = np.where(cut, REPAIR_SKIN, 0.0)
-    skin = surroundings.within(lo - depth, hi + depth)
+    skin = surroundings.within(lo - depth, hi + depth)[stand_in] & ~images
     chosen = np.concatenate([np.flatnonzero(inside), np.flatnonzero(skin & ~inside)])
     n_inside = int(inside.sum())
 
-    height = surroundings.heights[chosen]
-    steps = np.where(cut, np.floor((height - lo) / period), 0.0)
+    height = surroundings.heights[stand_in[chosen]]
+    steps = np.where(cut & ~fixed[chosen, None], np.floor((height - lo) / period), 0.0)
     vectors = surroundings.vectors[chosen] - steps @ cell
     outside = np.maximum(lo - height, height - hi).max(axis=1)
     numbers, core = surroundings.numbers[chosen], surroundings.core[chosen].copy()
@@ -187,18 +232,27 @@ def build_crop(
 
     pairs = periodic_pairs(vectors, cell, pbc, shortest.longest(numbers))
     room = pairs.distances / shortest.of(numbers[pairs.first], numbers[pairs.second])
-    repair = _Repair(numbers, core, n_inside, outside, np.linalg.norm(vectors, axis=1), pairs, room)
+    radius = np.linalg.norm(vectors, axis=1)
+    repair = _Repair(numbers, fixed[chosen], group[chosen], n_inside, outside, radius, pairs, room)
     if not repair.remove_contacts():
         return None
     if fill:
         repair.fill_holes()
-    removed = 0
+    removed: int | None = 0
     if ratio is not None:
-        repair.add_missing(ratio)
-        excess = repair.remove_excess(ratio)
-        if excess is None:
-            return None
-        removed = excess
+        units = round(repair.count() / sum(ratio.values()))
+        repair.add_missing({z: units * n for z, n in ratio.items()})
+        counts = repair.counts(ratio)
+        units = min(counts[z] // ratio[z] for z in ratio)
+        removed = repair.remove_excess({z: units * n for z, n in ratio.items()})
+    elif charges is not None:
+        wanted = neutral_counts(repair.counts(charges), charges)
+        if wanted is not None:
+            repair.add_missing(wanted)
+        wanted = neutral_counts(repair.counts(charges), charges, add=False)
+        removed = None if wanted is None else repair.remove_excess(wanted)
+    if removed is None:
+        return None
     keep = np.flatnonzero(repair.alive)
     return Crop(
         numbers=numbers[keep],
@@ -215,73 +269,89 @@ def build_crop(
     )
 
 
+def _grouped(group: IntArray) -> BoolArray:
+    """Which atoms belong to a molecule of at least two atoms."""
+    return np.asarray(np.bincount(group)[group] > 1)
+
+
 class _Repair:
     """Which of the atoms between the faces and in the skin make up the cell.
 
-    ``room`` holds the distance of every pair in units of the training set's shortest one.
+    ``room`` holds the distance of every pair in units of the training set's shortest one; ``fixed`` are the core and
+    the molecules that reach into it.
     """
 
     def __init__(
         self,
         numbers: IntArray,
-        core: BoolArray,
+        fixed: BoolArray,
+        group: IntArray,
         n_inside: int,
         outside: FloatArray,
         radius: FloatArray,
         pairs: Pairs,
         room: FloatArray,
     ) -> None:
-        self.numbers, self.core, self.outside, self.radius = numbers, core, outside, radius
+        self.numbers, self.outside, self.radius = numbers, outside, radius
+        self.group = np.unique(group, return_inverse=True)[1]
+        self.single = ~_grouped(self.group)
+        self.fixed = fixed & (np.arange(len(numbers)) < n_inside)
         self.first, self.second, self.room = pairs.first, pairs.second, room
+        self.bonded = (self.group[self.first] == self.group[self.second]) & (self.first != self.second)
         self.alive = np.arange(len(numbers)) < n_inside
         self.skin = np.flatnonzero(~self.alive)
 
+    def count(self) -> int:
+        """Atoms of the cell that are no molecules."""
+        return int((self.alive & self.single).sum())
+
+    def counts(self, species: Iterable[int]) -> dict[int, int]:
+        """The same by species."""
+        return {z: int((self.alive & self.single & (self.numbers == z)).sum()) for z in species}
+
     def remove_contacts(self) -> bool:
-        """Remove filler until nothing touches; False where two core atoms do."""
-        close = (self.room < CONTACT) & self.alive[self.first] & self.alive[self.second]
+        """Remove filler until nothing touches; False where two fixed atoms do."""
+        close = (self.room < CONTACT) & self.alive[self.first] & self.alive[self.second] & ~self.bonded
         first, second = self.first[close], self.second[close]
-        if (self.core[first] & self.core[second] & (first != second)).any():
+        if (self.fixed[first] & self.fixed[second] & (first != second)).any():
             return False
         while len(first):
-            contacts = np.bincount(first, minlength=len(self.numbers)) * ~self.core
+            contacts = np.bincount(first, minlength=len(self.numbers)) * ~self.fixed
             if not contacts.any():
                 break
             worst = np.flatnonzero(contacts == contacts.max())
-            gone = worst[np.argmax(self.radius[worst])]
+            gone = self._molecule(worst[np.argmax(self.radius[worst])])
             self.alive[gone] = False
-            keep = (first != gone) & (second != gone)
+            keep = self.alive[first] & self.alive[second]
             first, second = first[keep], second[keep]
         return True
 
     def fill_holes(self) -> None:
-        """Add atoms of the skin that come near nothing, the nearest to the faces first."""
+        """Add molecules and atoms of the skin that come near nothing, the nearest to the faces first."""
         near = self.skin[self.outside[self.skin] < SKIN]
         for atom in near[np.argsort(self.outside[near], kind="stable")]:
-            if self._room_of(atom) > 1.0:
-                self.alive[atom] = True
+            molecule = self._molecule(atom)
+            if not self.alive[atom] and min(self._room_of(a) for a in molecule) > 1.0:
+                self.alive[molecule] = True
 
-    def add_missing(self, ratio: Mapping[int, int]) -> None:
-        """Add species that the nearest number of formula units still misses, where there is most room."""
-        units = round(int(self.alive.sum()) / sum(ratio.values()))
-        for species, count in ratio.items():
-            missing = units * count - int((self.alive & (self.numbers == species)).sum())
-            candidates = [int(a) for a in self.skin if self.numbers[a] == species and not self.alive[a]]
-            while missing > 0 and candidates:
+    def add_missing(self, wanted: Mapping[int, int]) -> None:
+        """Add atoms of species that are fewer than wanted, where there is most room."""
+        for species, missing in self._differences(wanted):
+            candidates = [
+                int(a) for a in self.skin if self.numbers[a] == species and self.single[a] and not self.alive[a]
+            ]
+            for _ in range(missing):
                 rooms = [self._room_of(a) for a in candidates]
-                best = int(np.argmax(rooms))
-                if rooms[best] < REPAIR_ROOM:
+                if not rooms or max(rooms) < REPAIR_ROOM:
                     break
-                self.alive[candidates.pop(best)] = True
-                missing -= 1
+                self.alive[candidates.pop(int(np.argmax(rooms)))] = True
 
-    def remove_excess(self, ratio: Mapping[int, int]) -> int | None:
-        """Remove filler beyond whole formula units, the most crowded first; None where the filler does not suffice."""
-        counts = {z: int((self.alive & (self.numbers == z)).sum()) for z in ratio}
-        units = min(counts[z] // ratio[z] for z in ratio)
+    def remove_excess(self, wanted: Mapping[int, int]) -> int | None:
+        """Remove filler beyond what is wanted, the most crowded first; None where the filler does not suffice."""
         total = 0
-        for z in ratio:
-            excess = counts[z] - units * ratio[z]
-            filler = np.flatnonzero(self.alive & (self.numbers == z) & ~self.core)
+        for species, missing in self._differences(wanted):
+            excess = max(0, -missing)
+            filler = np.flatnonzero(self.alive & self.single & (self.numbers == species) & ~self.fixed)
             if len(filler) < excess:
                 return None
             if excess:
@@ -290,7 +360,14 @@ class _Repair:
             total += excess
         return total
 
+    def _differences(self, wanted: Mapping[int, int]) -> list[tuple[int, int]]:
+        counts = self.counts(wanted)
+        return [(z, n - counts[z]) for z, n in wanted.items()]
+
+    def _molecule(self, atom: int | np.integer) -> IntArray:
+        return np.asarray([atom]) if self.single[atom] else np.flatnonzero(self.group == self.group[atom])
+
     def _room_of(self, atom: int | np.integer) -> float:
         """Distance to the nearest atom of the cell, in units of the shortest known one (infinite where far)."""
-        mine = (self.first == atom) & (self.alive[self.second] | (self.second == atom))
+        mine = (self.first == atom) & (self.alive[self.second] | (self.second == atom)) & ~self.bonded
         return float(self.room[mine].min(initial=np.inf))

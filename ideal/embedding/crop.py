@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -27,11 +28,15 @@ from ase import Atoms
 from ase.geometry import minkowski_reduce
 
 from ideal.embedding.distances import heights
+from ideal.embedding.molecules import groups, representatives
 from ideal.errors import EmbeddingError
 from ideal.records import BoolArray, FloatArray, IntArray
 
 SEAM_DEPTH = 2.5
 """Depth (Å) of the layers on both sides of a face that a seam compares; also the largest mismatch counted."""
+
+WHOLE_REACH = 5.0
+"""Images beyond the ends of a whole axis are collected up to here (Å), so that molecules across them are complete."""
 
 SURFACE_GAP = 3.5
 """Empty stretch (Å) along a column of atoms that counts as leaving the material."""
@@ -88,6 +93,16 @@ class Surroundings:
     center: int
     r_core: float
     margin: float
+
+    @cached_property
+    def group(self) -> IntArray:
+        """(n,) molecule that each atom belongs to (`ideal.embedding.molecules`)."""
+        return groups(self.numbers, self.vectors)
+
+    @cached_property
+    def representative(self) -> IntArray:
+        """(n,) atom whose place decides for each atom's molecule."""
+        return representatives(self.group, self.vectors)
 
     def within(self, lo: FloatArray, hi: FloatArray) -> BoolArray:
         """Which atoms lie in the box lo <= height < hi (each (3,), Å)."""
@@ -260,7 +275,7 @@ class FrameView:
         fractional, offsets = self._fractional, self._offsets
         for c, axis in enumerate(axes):
             if axis.kind == "whole":
-                low, high = axis.lo - SEAM_DEPTH, axis.hi + SEAM_DEPTH
+                low, high = axis.lo - WHOLE_REACH, axis.hi + WHOLE_REACH
             else:
                 low = axis.lo if axis.kind == "surface" and axis.open_low else -reach
                 high = axis.hi if axis.kind == "surface" and not axis.open_low else reach

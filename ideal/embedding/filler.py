@@ -249,3 +249,11 @@ class _Problem:
 
     def finished(self, point: _Point) -> bool:
         return point.result.excess(STOP * self.threshold) < 1.0 and not point.result.in_contact
+
+
+def smallest_room(crop: Crop, shortest: ShortestDistances) -> float:
+    """Smallest distance of a filler atom of the crop to another atom, in units of the shortest known one."""
+    pairs = periodic_pairs(crop.vectors, crop.cell, crop.pbc, GUARD * shortest.longest(crop.numbers))
+    movable = ~(crop.core[pairs.first] & crop.core[pairs.second])
+    limit = shortest.of(crop.numbers[pairs.first], crop.numbers[pairs.second])
+    return float((pairs.distances / limit)[movable].min(initial=np.inf))
