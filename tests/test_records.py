@@ -79,5 +79,5 @@ def test_moments_and_charges_are_not_confused() -> None:
 
 def test_provenance_values_are_fixed() -> None:
     """They are written to files."""
-    assert [int(p) for p in Provenance] == [0, 1, 2, 3]
-    assert [p.name for p in Provenance] == ["CORE", "KEPT", "MOVED", "ADDED"]
+    assert [int(p) for p in Provenance] == [0, 1, 2, 3, 4]
+    assert [p.name for p in Provenance] == ["CORE", "KEPT", "MOVED", "ADDED", "CAP"]
