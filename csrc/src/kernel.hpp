@@ -19,7 +19,8 @@ constexpr int overrun = 32;
 
 /// Constants of the recurrences for real spherical harmonics on the unit sphere,
 ///   Y_lm = Pi_l^|m|(z) Re (x + iy)^m (m >= 0) or Pi_l^|m|(z) Im (x + iy)^|m| (m < 0),
-///   Pi_m^m = start[m],   Pi_l^m = up[l][m] z Pi_{l-1}^m - back[l][m] Pi_{l-2}^m,   d Pi_l^m / dz = slope[l][m] Pi_l^{m+1}.
+///   Pi_m^m = start[m],   Pi_l^m = up[l][m] z Pi_{l-1}^m - back[l][m] Pi_{l-2}^m,
+///   d Pi_l^m / dz = slope[l][m] Pi_l^{m+1}.
 struct HarmonicConstants {
     double start[max_l + 2];
     double up[max_l + 1][max_l + 2];
@@ -42,8 +43,8 @@ struct BasisView {
     /// are n_intervals intervals.
     int n_intervals;
     double spacing, inverse_spacing;
-    /// (n_intervals + 6, row_stride) coefficients of f_nl, l slowest: interval k uses the rows k ... k + 5. The square root
-    /// of the power spectrum's prefactor is in.
+    /// (n_intervals + 6, row_stride) coefficients of f_nl, l slowest: interval k uses the rows k ... k + 5. The square
+    /// root of the power spectrum's prefactor is in.
     const double* table;
     /// The taper falls from 1 at taper_begin to 0 at taper_begin + 1 / inverse_taper_width; no taper: both zero.
     double taper_begin, inverse_taper_width;
@@ -88,8 +89,8 @@ struct HitsView {
     double *x, *y, *z; // displacements
 };
 
-/// Kernels for one padded n. Expansion coefficients c are (n_channels, n_harmonics, n_padded); harmonic (l, m) has index
-/// l^2 + l + m. `present` holds a flag per channel: the coefficients of the others are zero, whatever stands there.
+/// Kernels for one padded n. Expansion coefficients c are (n_channels, n_harmonics, n_padded); harmonic (l, m) has the
+/// index l^2 + l + m. `present` holds a flag per channel: the coefficients of the others are zero, whatever stands there.
 struct BasisKernels {
     /// c += the neighbors' contribution, for the species.
     void (*expand)(const BasisView&, const NeighborView&, double* c);
@@ -115,8 +116,8 @@ struct Kernels {
     int (*select)(const SearchView&, const HitsView& hits, double* nearest_squared);
     /// In place: displacements x, y, z -> unit vectors; r and inverse_r written.
     void (*normalize)(int count, double* x, double* y, double* z, double* r, double* inverse_r);
-    /// Sums over the neighbors of gradients g: (3) of g, and (6) of the symmetric part of d g^T, d = r (x, y, z), in the
-    /// order xx, yy, zz, yz, xz, xy.
+    /// Sums over the neighbors of gradients g: (3) of g, and (6) of the symmetric part of d g^T, d = r (x, y, z), in
+    /// the order xx, yy, zz, yz, xz, xy.
     void (*reduce)(const NeighborView&, const double* gx, const double* gy, const double* gz, double* total,
                    double* strain);
 

@@ -1,91 +1,14 @@
 // The kernels of the descriptor: neighbors -> c_nlm -> power spectrum, and back. Included by kernel_impl.hpp only.
 #pragma once
 
+#include "kernel_harmonics_impl.hpp"
+#include "kernel_neighbors_impl.hpp"
 #include "kernel_vector.hpp"
-
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 namespace ideal::detail {
 namespace {
 
-// ---- neighbors -----------------------------------------------------------------------------------------------------
-
-int select(const SearchView& in, const HitsView& hits, double* nearest_squared) {
-    const double cx = in.x[in.slot], cy = in.y[in.slot], cz = in.z[in.slot];
-    int count = 0;
-#ifdef __AVX512F__
-    const __m512d center_x = _mm512_set1_pd(cx), center_y = _mm512_set1_pd(cy), center_z = _mm512_set1_pd(cz);
-    const __m512d limit = _mm512_set1_pd(in.cutoff_squared), scale = _mm512_set1_pd(in.shells_per_square);
-    const __m256i own = _mm256_set1_epi32(in.slot), n_shells = _mm256_set1_epi32(in.n_shells);
-    const __m256i last_shell = _mm256_set1_epi32(in.n_shells - 1), eight = _mm256_set1_epi32(8);
-    __m512d nearest = _mm512_set1_pd(__builtin_inf());
-    for (int range = 0; range < in.n_ranges; ++range) {
-        const int begin = in.ranges[2 * range], end = in.ranges[2 * range + 1];
-        __m256i slots = _mm256_add_epi32(_mm256_set1_epi32(begin), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
-        for (int i = begin; i < end; i += 8, slots = _mm256_add_epi32(slots, eight)) {
-            const __m512d dx = _mm512_sub_pd(_mm512_loadu_pd(in.x + i), center_x);
-            const __m512d dy = _mm512_sub_pd(_mm512_loadu_pd(in.y + i), center_y);
-            const __m512d dz = _mm512_sub_pd(_mm512_loadu_pd(in.z + i), center_z);
-            const __m512d squared = _mm512_fmadd_pd(dx, dx, _mm512_fmadd_pd(dy, dy, _mm512_mul_pd(dz, dz)));
-            __mmask8 within = _mm512_cmp_pd_mask(squared, limit, _CMP_LE_OQ) & _mm256_cmpneq_epi32_mask(slots, own);
-            if (end - i < 8) within &= static_cast<__mmask8>((1u << (end - i)) - 1);
-            nearest = _mm512_mask_mov_pd(nearest, within & _mm512_cmp_pd_mask(squared, nearest, _CMP_LT_OQ), squared);
-            const __m256i species = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in.species + i));
-            const __m256i shell = _mm256_min_epi32(_mm512_maskz_cvttpd_epi32(0xff, _mm512_mul_pd(squared, scale)), last_shell);
-            const __m256i key = _mm256_add_epi32(_mm256_mullo_epi32(species, n_shells), shell);
-            // Compressed in registers and stored whole: compressing stores are slow on some processors.
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits.slot + count),
-                                _mm256_maskz_compress_epi32(within, slots));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(hits.shell + count),
-                                _mm256_maskz_compress_epi32(within, key));
-            _mm512_storeu_pd(hits.x + count, _mm512_maskz_compress_pd(within, dx));
-            _mm512_storeu_pd(hits.y + count, _mm512_maskz_compress_pd(within, dy));
-            _mm512_storeu_pd(hits.z + count, _mm512_maskz_compress_pd(within, dz));
-            count += __builtin_popcount(within);
-        }
-    }
-    alignas(64) double least[8];
-    _mm512_store_pd(least, nearest);
-    *nearest_squared = least[0];
-    for (int i = 1; i < 8; ++i)
-        if (least[i] < *nearest_squared) *nearest_squared = least[i];
-#else
-    double nearest = __builtin_inf();
-    for (int range = 0; range < in.n_ranges; ++range)
-        for (int i = in.ranges[2 * range]; i < in.ranges[2 * range + 1]; ++i) {
-            const double dx = in.x[i] - cx, dy = in.y[i] - cy, dz = in.z[i] - cz, squared = dx * dx + dy * dy + dz * dz;
-            const bool within = squared <= in.cutoff_squared && i != in.slot;
-            const int shell = static_cast<int>(squared * in.shells_per_square);
-            hits.slot[count] = i;
-            hits.shell[count] = in.species[i] * in.n_shells + (shell < in.n_shells ? shell : in.n_shells - 1);
-            hits.x[count] = dx;
-            hits.y[count] = dy;
-            hits.z[count] = dz;
-            nearest = within && squared < nearest ? squared : nearest;
-            count += within; // without a branch: a third of the candidates hit, unpredictably
-        }
-    *nearest_squared = nearest;
-#endif
-    return count;
-}
-
-void normalize(int count, double* __restrict x, double* __restrict y, double* __restrict z, double* __restrict r,
-               double* __restrict inverse_r) {
-    for (int i = 0; i < count; ++i) r[i] = __builtin_sqrt(x[i] * x[i] + y[i] * y[i] + z[i] * z[i]);
-    for (int i = 0; i < count; ++i) {
-        inverse_r[i] = 1.0 / r[i];
-        x[i] *= inverse_r[i];
-        y[i] *= inverse_r[i];
-        z[i] *= inverse_r[i];
-    }
-}
-
 // ---- radial table --------------------------------------------------------------------------------------------------
-
-/// Neighbors that go through the pipeline together; their harmonics and radial rows stay in the first-level cache.
-constexpr int batch = 32;
 
 /// What the neighbors of a batch take from the rows of their interval.
 struct Interpolation {
@@ -169,120 +92,7 @@ IDEAL_INLINE void radial_row_and_slope(const BasisView& basis, const Interpolati
     }
 }
 
-// ---- spherical harmonics: lanes are neighbors ----------------------------------------------------------------------
-
-constexpr int max_harmonics = (max_l + 1) * (max_l + 1);
-
-/// Y[(l^2 + l + m) * batch + lane]; L < 0: degree known at run time only.
-template <int L>
-void harmonics(const BasisView& basis, const double* px, const double* py, const double* pz, double* Y) {
-    const int l_max = L >= 0 ? L : basis.l_max;
-    const HarmonicConstants& k = *basis.harmonics;
-    const Lanes x = load_lanes(px), y = load_lanes(py), z = load_lanes(pz);
-    Lanes cosine = zero<lanes>() + 1.0, sine = zero<lanes>(); // Re and Im of (x + iy)^m
-    for (int m = 0; m <= l_max; ++m) {
-        if (m > 0) {
-            const Lanes next = cosine * x - sine * y;
-            sine = cosine * y + sine * x;
-            cosine = next;
-        }
-        Lanes below = zero<lanes>(), p = zero<lanes>() + k.start[m];
-        for (int l = m; l <= l_max; ++l) {
-            if (l > m) {
-                const Lanes next = k.up[l][m] * z * p - k.back[l][m] * below;
-                below = p;
-                p = next;
-            }
-            double* center = Y + (l * l + l) * batch;
-            store<lanes>(center + m * batch, p * cosine);
-            if (m > 0) store<lanes>(center - m * batch, p * sine);
-        }
-    }
-}
-
-/// From a = dL/dY_lm and b = dL/dr's share per harmonic (both (harmonic, lane)) to dL/d(position).
-template <int L>
-void harmonics_adjoint(const BasisView& basis, const double* px, const double* py, const double* pz,
-                       const double* p_inverse_r, const double* a, const double* b, double* gx, double* gy,
-                       double* gz) {
-    const int l_max = L >= 0 ? L : basis.l_max;
-    constexpr int size = (L >= 0 ? L : max_l) + 2;
-    const HarmonicConstants& k = *basis.harmonics;
-    const Lanes x = load_lanes(px), y = load_lanes(py), z = load_lanes(pz), inverse_r = load_lanes(p_inverse_r);
-    Lanes sx = zero<lanes>(), sy = sx, sz = sx, radial = sx;
-    Lanes cosine = zero<lanes>() + 1.0, sine = zero<lanes>(), cosine_below = sine, sine_below = sine;
-    Lanes pi[size], pi_next[size]; // Pi_l^m and Pi_l^{m+1}, l = 0 ... l_max
-    auto associated = [&](int m, Lanes* out) {
-        for (int l = 0; l < m && l <= l_max; ++l) out[l] = zero<lanes>();
-        if (m > l_max) return;
-        out[m] = zero<lanes>() + k.start[m];
-        for (int l = m + 1; l <= l_max; ++l) {
-            out[l] = k.up[l][m] * z * out[l - 1];
-            if (l > m + 1) out[l] -= k.back[l][m] * out[l - 2];
-        }
-    };
-    associated(0, pi);
-    for (int m = 0; m <= l_max; ++m) {
-        associated(m + 1, pi_next);
-        if (m > 0) {
-            cosine_below = cosine;
-            sine_below = sine;
-            const Lanes next = cosine * x - sine * y;
-            sine = cosine * y + sine * x;
-            cosine = next;
-        }
-        Lanes tc = zero<lanes>(), ts = tc, uc = tc, us = tc, rc = tc, rs = tc;
-        for (int l = m; l <= l_max; ++l) {
-            const int plus = (l * l + l + m) * lanes, minus = (l * l + l - m) * lanes;
-            const Lanes slope = k.slope[l][m] * pi_next[l];
-            const Lanes ac = load_lanes(a + plus);
-            tc += ac * pi[l];
-            uc += ac * slope;
-            rc += load_lanes(b + plus) * pi[l];
-            if (m > 0) {
-                const Lanes as = load_lanes(a + minus);
-                ts += as * pi[l];
-                us += as * slope;
-                rs += load_lanes(b + minus) * pi[l];
-            }
-        }
-        if (m > 0) {
-            sx += double(m) * (tc * cosine_below + ts * sine_below);
-            sy += double(m) * (ts * cosine_below - tc * sine_below);
-        }
-        sz += uc * cosine + us * sine;
-        radial += rc * cosine + rs * sine;
-        for (int l = 0; l <= l_max; ++l) pi[l] = pi_next[l];
-    }
-    const Lanes along = radial - (sx * x + sy * y + sz * z) * inverse_r;
-    store<lanes>(gx, along * x + sx * inverse_r);
-    store<lanes>(gy, along * y + sy * inverse_r);
-    store<lanes>(gz, along * z + sz * inverse_r);
-}
-
-using HarmonicsFunction = void (*)(const BasisView&, const double*, const double*, const double*, double*);
-using HarmonicsAdjointFunction = void (*)(const BasisView&, const double*, const double*, const double*, const double*,
-                                          const double*, const double*, double*, double*, double*);
-
-HarmonicsFunction harmonics_for(int l_max) {
-    switch (l_max) {
-    case 3: return harmonics<3>;
-    case 4: return harmonics<4>;
-    case 6: return harmonics<6>;
-    case 8: return harmonics<8>;
-    default: return harmonics<-1>;
-    }
-}
-
-HarmonicsAdjointFunction harmonics_adjoint_for(int l_max) {
-    switch (l_max) {
-    case 3: return harmonics_adjoint<3>;
-    case 4: return harmonics_adjoint<4>;
-    case 6: return harmonics_adjoint<6>;
-    case 8: return harmonics_adjoint<8>;
-    default: return harmonics_adjoint<-1>;
-    }
-}
+// ---- expansion coefficients ----------------------------------------------------------------------------------------
 
 /// Call function<0> ... function<max_l> for a degree known at run time.
 #define IDEAL_FOR_DEGREE(l, CALL)                                                                                      \
@@ -301,8 +111,6 @@ HarmonicsAdjointFunction harmonics_adjoint_for(int l_max) {
     case 11: CALL(11); break;                                                                                          \
     case 12: CALL(12); break;                                                                                          \
     }
-
-// ---- expansion coefficients ----------------------------------------------------------------------------------------
 
 /// c_lm += sum_j Y_lm(j) R_l(j) for one l and m in [M0, 2l + 1): lanes are radial functions.
 template <int NP, int L, int M0 = 0>
@@ -496,26 +304,6 @@ void expand_adjoint(const BasisView& basis, const NeighborView& neighbors, const
     }
 }
 
-void reduce(const NeighborView& in, const double* gx, const double* gy, const double* gz, double* total,
-            double* strain) {
-    double x = 0, y = 0, z = 0, xx = 0, yy = 0, zz = 0, yz = 0, xz = 0, xy = 0;
-    for (int j = 0; j < in.count; ++j) {
-        const double r = in.r[j], dx = in.x[j] * r, dy = in.y[j] * r, dz = in.z[j] * r;
-        x += gx[j];
-        y += gy[j];
-        z += gz[j];
-        xx += dx * gx[j];
-        yy += dy * gy[j];
-        zz += dz * gz[j];
-        yz += dy * gz[j] + dz * gy[j];
-        xz += dx * gz[j] + dz * gx[j];
-        xy += dx * gy[j] + dy * gx[j];
-    }
-    const double sums[9] = {x, y, z, xx, yy, zz, 0.5 * yz, 0.5 * xz, 0.5 * xy};
-    for (int k = 0; k < 3; ++k) total[k] = sums[k];
-    for (int k = 0; k < 6; ++k) strain[k] = sums[3 + k];
-}
-
 // ---- power spectrum ------------------------------------------------------------------------------------------------
 
 constexpr int divisor_block(int np, int vectors) {
@@ -643,7 +431,8 @@ void power_spectrum_adjoint(const BasisView& basis, const unsigned char* present
 
 template <int NP>
 const BasisKernels* kernels_of_width() {
-    static const BasisKernels table{expand<NP>, combine, power_spectrum<NP>, power_spectrum_adjoint<NP>, expand_adjoint<NP>};
+    static const BasisKernels table{expand<NP>, combine, power_spectrum<NP>, power_spectrum_adjoint<NP>,
+                                    expand_adjoint<NP>};
     return &table;
 }
 

@@ -70,7 +70,7 @@ std::array<Vector3, 3> completed_cell(const Structure& structure) {
     return cell;
 }
 
-/// Atoms that some center may see: those in the cells, at least a cutoff wide, around the centers' own. `fraction` holds
+/// Atoms that some center may see: those in the cells, at least a cutoff wide, around the centers' own. `fraction` is
 /// (n, 3) coordinates along the cell vectors, wrapped to [0, 1) along periodic axes; `margin` is the cutoff in them.
 std::vector<char> near_centers(const Structure& structure, Centers centers, const std::vector<double>& fraction,
                                const std::array<double, 3>& margin) {

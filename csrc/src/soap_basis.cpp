@@ -30,8 +30,8 @@ void fill_harmonic_constants(HarmonicConstants& out) {
         }
 }
 
-/// The matrix that takes coefficients of the cardinal quintic spline to its values at the nodes, (1, 26, 66, 26, 1) / 120
-/// per row, as its factors L U without pivoting: (n_nodes, 5).
+/// The matrix that takes coefficients of the cardinal quintic spline to its values at the nodes,
+/// (1, 26, 66, 26, 1) / 120 per row, as its factors L U without pivoting: (n_nodes, 5).
 std::vector<Real> spline_bands(int n_nodes) {
     const Real row[5] = {Real(1) / 120, Real(26) / 120, Real(66) / 120, Real(26) / 120, Real(1) / 120};
     std::vector<Real> A(static_cast<std::size_t>(n_nodes) * 5);
