@@ -327,7 +327,8 @@ class EmbeddingConfig(Section):
     )
     charges: dict[str, float] = Field(
         default={},
-        description="Formal charge by element where a frame has no formula (vacancies, interfaces): cells stay neutral.",
+        description="Formal charge by element where a frame has no formula (vacancies, interfaces): "
+        "cells stay neutral.",
     )
     guess_charges: bool = Field(
         True, description="Guess formal charges from common oxidation states where they make the frame neutral."

@@ -67,7 +67,8 @@ class Asker:
         if not trajectory.may_ask(self._config.selection.min_steps_between):
             return []
         frame = Frame(cell_to_label(trajectory.sampler.atoms), trajectory.name, trajectory.step)
-        selection = select(frame, u, self._learner.threshold, self._config.selection)
+        uncertainty = self._learner.uncertainty
+        selection = select(frame, u, self._learner.threshold, self._config.selection, uncertainty)
         if selection.indices.size and self._budget.selected == 0:
             self._budget.tell_spent(trajectory.name, trajectory.step)
             return []
