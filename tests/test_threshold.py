@@ -187,11 +187,21 @@ def test_the_calibrated_threshold_waits_for_enough_pairs() -> None:
     threshold = CalibratedThreshold(start=2.0, force_error=0.15)
     threshold.recalibrate(calibration(19))
     assert (threshold.value, threshold.source) == (2.0, "quantile")
-    threshold.recalibrate(calibration(20))
+    for _ in range(2):
+        threshold.recalibrate(calibration(20))
     assert threshold.value == pytest.approx(1.5)
     assert threshold.source == "calibrated"
-    threshold.recalibrate(calibration(20, error=1e-4))
+    for _ in range(10):
+        threshold.recalibrate(calibration(20, error=1e-4))
     assert threshold.value == pytest.approx(3.75)  # 1.25 times the largest u that was compared, not 1500
+
+
+def test_the_calibrated_threshold_moves_in_steps() -> None:
+    threshold = CalibratedThreshold(start=2.0, force_error=0.15, max_step=1.1)
+    threshold.recalibrate(calibration(20))
+    assert threshold.value == pytest.approx(2.0 / 1.1)
+    threshold.recalibrate(calibration(20, error=1e-4))
+    assert threshold.value == pytest.approx(2.0)
 
 
 def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
@@ -201,6 +211,7 @@ def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
         lambda: MovingAverageThreshold(1.0, window=0),
         lambda: MovingAverageThreshold(1.0, margin=-1.0),
         lambda: CalibratedThreshold(2.0, 0.0),
+        lambda: CalibratedThreshold(2.0, 0.15, max_step=1.0),
         lambda: make_threshold(ThresholdConfig(), held_out=float("nan")),
     ):
         with pytest.raises(UncertaintyError):

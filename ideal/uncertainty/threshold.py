@@ -323,20 +323,28 @@ class MovingAverageThreshold:
 class CalibratedThreshold:
     """u at which the bound on the force error reaches the tolerance; the starting value until the pairs suffice.
 
+    From few cells the bound is rough, and the u at which it passes the tolerance can halve or double with one more. The
+    threshold goes there in steps of at most ``max_step`` per recalibration, so that a run neither asks in bursts nor
+    stops asking because of a single cell.
+
     Args:
         start: held-out quantile of u times the factor, above 0.
         force_error: tolerance, eV/Å, above 0.
+        max_step: factor, above 1.
 
     Raises:
         UncertaintyError: an argument is out of range.
     """
 
-    def __init__(self, start: float, force_error: float) -> None:
+    def __init__(self, start: float, force_error: float, max_step: float = 1.25) -> None:
+        if not max_step > 1:
+            raise UncertaintyError(f"max_step {max_step}: choose a factor above 1")
         if not (math.isfinite(start) and start > 0 and math.isfinite(force_error) and force_error > 0):
             raise UncertaintyError(
                 f"calibrated threshold from {start} for force_error {force_error}: choose finite numbers above 0"
             )
         self.force_error = float(force_error)
+        self.max_step = float(max_step)
         self._value = float(start)
         self._source: Source = "quantile"
 
@@ -357,7 +365,8 @@ class CalibratedThreshold:
     def recalibrate(self, calibration: Calibration) -> None:
         """See `Threshold`."""
         if calibration.ready:
-            self._value = calibration.threshold(self.force_error)
+            wanted = calibration.threshold(self.force_error)
+            self._value = min(max(wanted, self._value / self.max_step), self._value * self.max_step)
             self._source = "calibrated"
 
     def state(self) -> dict[str, Any]:
