@@ -274,4 +274,4 @@ def test_importing_the_package_loads_no_torch() -> None:
         "import sys, ideal.uncertainty, ideal.uncertainty.committee, ideal.uncertainty.gradient_features as _;"
         "sys.exit(bool({'torch', 'matgl'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
