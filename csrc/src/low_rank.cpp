@@ -95,13 +95,14 @@ LowRankForm::LowRankForm(std::vector<double> mean, const std::vector<double>& co
     }
 }
 
-/// Keep the `rank` largest eigenvalues of all blocks among those above `least_variance`.
+/// Keep the `rank` largest eigenvalues of all blocks among those above `least_variance`; at least the largest one.
 void LowRankForm::choose(const Spectrum& spectrum, double least_variance, std::size_t rank) {
     std::vector<double> all;
     for (const Eigensystem& block : spectrum.blocks) all.insert(all.end(), block.values.begin(), block.values.end());
     std::sort(all.begin(), all.end(), std::greater<>());
     rank = std::clamp<std::size_t>(rank, 1, dimension_);
-    const double smallest = least_variance > 0 ? std::max(least_variance, all[rank - 1]) : all[rank - 1];
+    const double smallest =
+        least_variance > 0 ? std::min(all.front(), std::max(least_variance, all[rank - 1])) : all[rank - 1];
     rank_ = 0;
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
         const auto& values = spectrum.blocks[b].values;

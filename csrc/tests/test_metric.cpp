@@ -175,6 +175,23 @@ void low_rank_bounds(int n) {
     for (int k = 0; k < n_rows; ++k) CHECK_NEAR(approximate[k], exact[k], 1e-5 * exact[k]);
 }
 
+/// Where the ridge exceeds every variance, one direction is kept all the same.
+void low_rank_under_a_huge_ridge() {
+    const int n = 20;
+    const auto d = distribution_of(covariance(n, 6, 5), n);
+    ideal::MetricParameters parameters;
+    for (double ridge : {1.0, 100.0, 1e6}) {
+        parameters.relative_ridge = ridge;
+        parameters.kind = Kind::full;
+        const ideal::MahalanobisMetric full(d, parameters);
+        parameters.kind = Kind::low_rank;
+        const ideal::MahalanobisMetric metric(d, parameters);
+        CHECK(metric.rank() >= 1);
+        CHECK(std::sqrt(metric.upper()) <= 1.1 && std::sqrt(metric.lower()) >= 0.9);
+        CHECK_NEAR(metric.effective_dimension(), full.effective_dimension(), 0.2 * full.effective_dimension());
+    }
+}
+
 void screening() {
     ideal::SoapParameters soap;
     soap.numbers = {11, 17};
@@ -221,6 +238,7 @@ int main() {
         for (int n : {1, 2, 30, 70}) eigenvalues(n, 12);
         special_eigenvalues();
         for (int n : {9, 70, 140}) low_rank_bounds(n);
+        low_rank_under_a_huge_ridge();
         screening();
     }
     return check::result();

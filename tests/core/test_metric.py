@@ -130,6 +130,16 @@ def test_rank():
     np.testing.assert_allclose(whole.atomic(atoms), full.atomic(atoms), rtol=1e-6)
 
 
+@pytest.mark.parametrize("ridge", [10.0, 1e3])
+def test_low_rank_under_a_ridge_above_every_variance(ridge: float):
+    low, full = (SoapMahalanobis(small_soap(), ridge=ridge, metric=metric) for metric in ("low_rank", "full"))
+    for uncertainty in (low, full):
+        uncertainty.update(salts(10))
+    assert min(low.ranks.values()) >= 1
+    atoms = structures.salt(77, 0.3)
+    np.testing.assert_allclose(low.atomic(atoms), full.atomic(atoms), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
