@@ -20,7 +20,6 @@ from ideal.uncertainty.threshold import (
     ConstantThreshold,
     MovingAverageThreshold,
     Threshold,
-    fit_threshold,
     held_out_threshold,
     held_out_u,
     make_threshold,
@@ -53,6 +52,20 @@ def test_each_structure_is_scored_by_the_others(soap: SoapPowerSpectrum) -> None
     assert u[48:72] == pytest.approx(others.atomic(structures[2]), rel=1e-6)
 
 
+def test_held_out_u_is_that_of_the_metric_in_use(soap: SoapPowerSpectrum) -> None:
+    structures = lithium(4)
+    rough = {"metric": "low_rank", "rank": 5}
+    u = held_out_u(soap, structures, RIDGE, folds=4, seed=0, **rough)
+    others = SoapMahalanobis(soap, RIDGE, **rough)
+    others.update([structures[0], structures[1], structures[3]])
+    assert u[48:72] == pytest.approx(others.atomic(structures[2]), rel=1e-6)
+    exact = held_out_u(soap, structures, RIDGE, folds=4, seed=0)
+    assert not np.allclose(u, exact, rtol=1e-3)
+    config = ThresholdConfig(quantile=0.9, factor=2.0, folds=4)
+    threshold = held_out_threshold(config, soap, structures, RIDGE, seed=0, **rough)
+    assert threshold == pytest.approx(2 * np.quantile(u, 0.9))
+
+
 def test_folds_hold_whole_structures(soap: SoapPowerSpectrum) -> None:
     """Twins in different folds betray each other; in the same fold, each is as new as any other structure."""
     structures = lithium(6)
@@ -78,16 +91,16 @@ def test_held_out_u_exceeds_u_in_sample(soap: SoapPowerSpectrum) -> None:
 def test_quantile_times_factor_and_same_seed_same_threshold(soap: SoapPowerSpectrum) -> None:
     structures = lithium(6)
     config = ThresholdConfig(quantile=0.9, factor=2.0, folds=3)
-    threshold = fit_threshold(config, soap, structures, RIDGE, seed=4)
+    threshold = held_out_threshold(config, soap, structures, RIDGE, seed=4)
     assert threshold == pytest.approx(2 * np.quantile(held_out_u(soap, structures, RIDGE, 3, 4), 0.9))
-    assert fit_threshold(config, soap, structures, RIDGE, seed=4) == threshold
-    assert fit_threshold(config, soap, structures, RIDGE, seed=5) != threshold
+    assert held_out_threshold(config, soap, structures, RIDGE, seed=4) == threshold
+    assert held_out_threshold(config, soap, structures, RIDGE, seed=5) != threshold
 
 
 def test_about_the_stated_part_of_new_environments_exceeds_the_quantile(soap: SoapPowerSpectrum) -> None:
     structures = lithium(40)
     config = ThresholdConfig(quantile=0.9, factor=1.0, folds=5)
-    threshold = fit_threshold(config, soap, structures[:20], RIDGE, seed=0)
+    threshold = held_out_threshold(config, soap, structures[:20], RIDGE, seed=0)
     known = SoapMahalanobis(soap, RIDGE)
     known.update(structures[:20])
     new = np.concatenate([known.atomic(atoms) for atoms in structures[20:]])
@@ -96,8 +109,8 @@ def test_about_the_stated_part_of_new_environments_exceeds_the_quantile(soap: So
     assert np.mean(hot > threshold) > 0.9
 
 
-def test_fixed_needs_no_data(soap: SoapPowerSpectrum) -> None:
-    assert fit_threshold(ThresholdConfig(type="fixed", value=3.5), soap, [], RIDGE, seed=0) == 3.5
+def test_fixed_needs_no_data() -> None:
+    assert make_threshold(ThresholdConfig(type="fixed", value=3.5), held_out=np.nan).value == 3.5
 
 
 def test_fewer_structures_than_folds_leaves_one_out(soap: SoapPowerSpectrum) -> None:
@@ -110,7 +123,7 @@ def test_fewer_structures_than_folds_leaves_one_out(soap: SoapPowerSpectrum) -> 
 def test_one_structure_is_scored_by_itself(soap: SoapPowerSpectrum) -> None:
     u = held_out_u(soap, lithium(1), RIDGE, folds=5, seed=0)
     assert np.mean(u**2) == pytest.approx(23 / 24, rel=1e-3)
-    assert fit_threshold(ThresholdConfig(), soap, lithium(1), RIDGE, seed=0) > 0
+    assert held_out_threshold(ThresholdConfig(), soap, lithium(1), RIDGE, seed=0) > 0
 
 
 def test_an_element_of_one_fold_only_does_not_blow_the_threshold_up(soap: SoapPowerSpectrum) -> None:
@@ -119,17 +132,17 @@ def test_an_element_of_one_fold_only_does_not_blow_the_threshold_up(soap: SoapPo
     u = held_out_u(soap, structures, RIDGE, folds=4, seed=0)
     assert np.isinf(u[:3]).all()
     assert np.isfinite(u[24:]).all()
-    assert np.isfinite(fit_threshold(ThresholdConfig(), soap, structures, RIDGE, seed=0))
+    assert np.isfinite(held_out_threshold(ThresholdConfig(), soap, structures, RIDGE, seed=0))
 
 
 def test_nothing_to_fit_on_is_an_error(soap: SoapPowerSpectrum) -> None:
     with pytest.raises(UncertaintyError, match=r"no structure.*'fixed'"):
-        fit_threshold(ThresholdConfig(), soap, [], RIDGE, seed=0)
+        held_out_threshold(ThresholdConfig(), soap, [], RIDGE, seed=0)
     with pytest.raises(UncertaintyError, match="at least 2"):
         held_out_u(soap, lithium(2), RIDGE, folds=1, seed=0)
     crystals = [bulk("Li", cubic=True).repeat(2)] * 3
     with pytest.raises(UncertaintyError, match=r"none of the 48 held-out environments .*threshold\.type"):
-        fit_threshold(ThresholdConfig(), soap, crystals, RIDGE, seed=0)
+        held_out_threshold(ThresholdConfig(), soap, crystals, RIDGE, seed=0)
 
 
 # --- thresholds that follow the run -----------------------------------------------------------------------------------
@@ -221,7 +234,7 @@ def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
 def test_the_held_out_threshold_is_there_for_every_kind(soap: SoapPowerSpectrum) -> None:
     structures = lithium(4)
     values = [held_out_threshold(ThresholdConfig(type=kind), soap, structures, RIDGE, seed=0) for kind in KINDS]
-    assert values[0] == fit_threshold(ThresholdConfig(), soap, structures, RIDGE, seed=0)
+    assert values[0] == held_out_threshold(ThresholdConfig(), soap, structures, RIDGE, seed=0)
     assert set(values) == {values[0]}
     thresholds: list[Threshold] = [make_threshold(ThresholdConfig(type=kind), values[0]) for kind in KINDS]
     assert all(threshold.value > 0 for threshold in thresholds)

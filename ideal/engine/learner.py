@@ -142,7 +142,8 @@ class Learner:
         structures = [label.atoms for label in self.dataset.training]
         self._fitted = sum(len(atoms) for atoms in structures)
         seed = derive_seed(self.config.seed, "threshold")
-        return held_out_threshold(config.threshold, self.uncertainty.soap, structures, config.ridge, seed)
+        known = self.uncertainty
+        return held_out_threshold(config.threshold, known.soap, structures, known.ridge, seed, known.metric, known.rank)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 

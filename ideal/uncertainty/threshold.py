@@ -32,7 +32,15 @@ from ideal.uncertainty.mahalanobis import SoapMahalanobis
 Source = Literal["fixed", "quantile", "moving_average", "calibrated"]
 
 
-def held_out_u(soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: float, folds: int, seed: int) -> FloatArray:
+def held_out_u(
+    soap: SoapPowerSpectrum,
+    structures: Sequence[Atoms],
+    ridge: float,
+    folds: int,
+    seed: int,
+    metric: str = "auto",
+    rank: int | None = None,
+) -> FloatArray:
     """u of every environment under statistics that did not see its structure's fold.
 
     With fewer structures than folds each structure is left out in turn. A single structure cannot be held out: its own
@@ -45,6 +53,8 @@ def held_out_u(soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: floa
         ridge: of the covariance, as a fraction of its trace.
         folds: at least 2.
         seed: of the division into folds.
+        metric: as `SoapMahalanobis` has it.
+        rank: as `SoapMahalanobis` has it.
 
     Returns:
         (n_environments,) in the order of the structures and their atoms; infinite where an element occurs in one fold
@@ -62,15 +72,21 @@ def held_out_u(soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: floa
         )
     if folds < 2:
         raise UncertaintyError(f"folds {folds}: write at least 2")
+
+    def statistics(chosen: Sequence[Atoms]) -> SoapMahalanobis:
+        made = SoapMahalanobis(soap, ridge, metric=metric, rank=rank)
+        made.update(chosen)
+        return made
+
     if len(structures) == 1:
-        return _statistics(soap, structures, ridge).atomic(structures[0])
+        return statistics(structures).atomic(structures[0])
     folds = min(folds, len(structures))
     order = np.random.default_rng(seed).permutation(len(structures))
     members = [np.sort(order[fold::folds]) for fold in range(folds)]
-    parts = [_statistics(soap, [structures[i] for i in indices], ridge) for indices in members]
+    parts = [statistics([structures[i] for i in indices]) for indices in members]
     u: list[FloatArray] = [np.empty(0)] * len(structures)
     for fold, indices in enumerate(members):
-        others = SoapMahalanobis(soap, ridge)
+        others = statistics([])
         for other, part in enumerate(parts):
             if other != fold:
                 others.merge(part)
@@ -80,7 +96,13 @@ def held_out_u(soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: floa
 
 
 def held_out_threshold(
-    config: ThresholdConfig, soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: float, seed: int
+    config: ThresholdConfig,
+    soap: SoapPowerSpectrum,
+    structures: Sequence[Atoms],
+    ridge: float,
+    seed: int,
+    metric: str = "auto",
+    rank: int | None = None,
 ) -> float:
     """The quantile of held-out u times the factor, whatever the threshold's type.
 
@@ -92,6 +114,8 @@ def held_out_threshold(
         structures: training structures.
         ridge: of the covariance, as a fraction of its trace.
         seed: of the division into folds.
+        metric: as `SoapMahalanobis` has it.
+        rank: as `SoapMahalanobis` has it.
 
     Returns:
         The threshold, above 0.
@@ -103,7 +127,7 @@ def held_out_threshold(
         >>> held_out_threshold(ThresholdConfig(), soap, structures, ridge=1e-8, seed=0)  # doctest: +SKIP
         3.1
     """
-    u = held_out_u(soap, structures, ridge, config.folds, seed)
+    u = held_out_u(soap, structures, ridge, config.folds, seed, metric, rank)
     finite = u[np.isfinite(u)]
     remedy = "label more and more varied structures, or set uncertainty.threshold.type to 'fixed'"
     if finite.size == 0:
@@ -117,28 +141,6 @@ def held_out_threshold(
             f"are all alike; {remedy}"
         )
     return quantile * config.factor
-
-
-def fit_threshold(
-    config: ThresholdConfig, soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: float, seed: int
-) -> float:
-    """The threshold that ``config`` asks for at the start of a run: its value, or the held-out quantile.
-
-    Args and errors as `held_out_threshold`, which a fixed threshold does not need.
-
-    Example:
-        >>> fit_threshold(ThresholdConfig(type="fixed", value=3.0), soap, [], ridge=1e-8, seed=0)  # doctest: +SKIP
-        3.0
-    """
-    if config.type == "fixed":
-        return config.value
-    return held_out_threshold(config, soap, structures, ridge, seed)
-
-
-def _statistics(soap: SoapPowerSpectrum, structures: Sequence[Atoms], ridge: float) -> SoapMahalanobis:
-    statistics = SoapMahalanobis(soap, ridge)
-    statistics.update(list(structures))
-    return statistics
 
 
 # --- thresholds that follow the run -----------------------------------------------------------------------------------
