@@ -265,6 +265,14 @@ class UncertaintyConfig(Section):
     threshold: ThresholdConfig = Field(default_factory=ThresholdConfig, description="When an atom counts as uncertain.")
     threads: int = Field(1, ge=1, description="Threads of the C++ core.")
 
+    @model_validator(mode="after")
+    def _check_rank(self) -> UncertaintyConfig:
+        if self.rank is not None and self.metric == "full":
+            raise ValueError(
+                f"rank {self.rank} has no meaning with metric: full; write metric: low_rank, or leave the rank out"
+            )
+        return self
+
 
 class SelectionConfig(Section):
     """Which uncertain atoms of a frame earn a label."""

@@ -383,6 +383,10 @@ def test_rules_between_keys(folder: Path) -> None:
     assert mistake(folder, ("dataset",), {}).startswith(
         "dataset: nothing to start from; name a file in `dataset.initial`"
     )
+    assert mistake(folder, ("uncertainty",), {"metric": "full", "rank": 20}).startswith(
+        "uncertainty: rank 20 has no meaning with metric: full; write metric: low_rank"
+    )
+    assert parse(folder, ("uncertainty",), {"metric": "low_rank", "rank": 20}).uncertainty.rank == 20
     assert "write three integers of at least 1" in mistake(folder, ("trajectories", 0, "repeat"), [1, 0, 1])
     assert mistake(folder, (*SAMPLER, "fix_atoms"), [3, -1]) == (
         "trajectories.0.sampler.fix_atoms.1: -1 is out of range; write a value of at least 0"

@@ -69,6 +69,7 @@ def findings(config: Config, output: Path) -> Iterator[Finding]:
     if broken:
         return
     yield from _guarded("elements", lambda: _elements(config, elements, known))
+    yield from _guarded("descriptor", lambda: _descriptor(config, elements | known))
     yield from _guarded("code", lambda: _code(config, sorted(elements | known)))
 
 
@@ -315,6 +316,27 @@ def _elements(config: Config, elements: set[str], known: set[str]) -> Iterator[F
         )
     else:
         yield Finding("ok", "elements", ", ".join(sorted(model or elements | known)))
+
+
+def _descriptor(config: Config, elements: set[str]) -> Iterator[Finding]:
+    """Whether the settings of the descriptor and its metric fit the elements of the model."""
+    from ideal.soap import SoapPowerSpectrum
+
+    model = _model_elements(config)
+    if model is None and config.model.path is not None:
+        return  # what it knows is seen when it is loaded
+    species = sorted(model or elements)
+    try:
+        soap = SoapPowerSpectrum(species, **dict(config.uncertainty.soap))
+    except ConfigError as error:
+        raise ConfigError(f"uncertainty.soap: {error}") from error
+    rank = config.uncertainty.rank
+    if rank is not None and rank > soap.n_features:
+        raise ConfigError(
+            f"uncertainty.rank: {rank} directions of {soap.n_features} features ({', '.join(species)}); write "
+            f"{soap.n_features} at most, or leave it out"
+        )
+    yield Finding("ok", "descriptor", f"{soap.n_features} features")
 
 
 def _model_elements(config: Config) -> Sequence[str] | None:

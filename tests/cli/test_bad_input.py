@@ -151,6 +151,18 @@ def test_elements(ideal_run: Run, folder: Path, labelled: Path) -> None:
     assert_refused(result, 2, "holds no Al", "dataset.rattled.count")
 
 
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("uncertainty.rank=5000", ("uncertainty.rank: 5000 directions of", "features (Cu)")),
+        ("uncertainty.soap.species_weights={Al: 2.0}", ("uncertainty.soap: species_weights are for Al", "each of Cu")),
+        ("uncertainty.soap.species_weights={Cu: -1.0}", ("uncertainty.soap", "-1", "positive")),
+    ],
+)
+def test_descriptor_that_does_not_fit(override: str, parts: tuple[str, ...], ideal_run: Run, folder: Path) -> None:
+    assert_refused(ideal_run("check", "--set", override), 2, *parts)
+
+
 def test_code_that_does_not_know_the_element(ideal_run: Run, folder: Path) -> None:
     write(folder / "iron.extxyz", Atoms("Fe2", positions=[[0, 0, 0], [0, 0, 2.5]], cell=[6, 6, 6], pbc=True))
     result = ideal_run("check", "--set", "trajectories.0.structure=iron.extxyz")
