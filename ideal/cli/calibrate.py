@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ideal.engine.comparing import Comparison
     from ideal.records import Label
     from ideal.uncertainty.assessment import Measure
-    from ideal.uncertainty.base import AtomwiseUncertainty
     from ideal.uncertainty.calibration import Calibration
 
 _BATCH = 16
@@ -191,32 +190,15 @@ def _compare(source: _Source, labels: Sequence[Label], threads: int) -> list[Com
     with console.status("loading torch and the model"):
         from ideal.engine.comparing import compare
         from ideal.models.m3gnet import M3GNetPotential
+        from ideal.uncertainty.loading import load_uncertainty
 
         potential = M3GNetPotential.load(source.model, threads=threads)
-        uncertainty = _load_uncertainty(source.uncertainty, threads)
+        uncertainty = load_uncertainty(source.uncertainty, threads)
     comparisons: list[Comparison] = []
     starts = range(0, len(labels), _BATCH)
     for start in track(starts, "comparing", console=console, disable=not console.is_terminal, transient=True):
         comparisons += compare(potential, uncertainty, labels[start : start + _BATCH])
     return comparisons
-
-
-def _load_uncertainty(path: Path, threads: int) -> AtomwiseUncertainty:
-    """The distribution in a file, or the model-based uncertainty in a folder."""
-    from ideal.uncertainty.mahalanobis import SoapMahalanobis
-
-    if path.is_file():
-        return SoapMahalanobis.load(path, threads=threads)
-    from ideal.uncertainty.committee import ModelCommittee
-    from ideal.uncertainty.gradient_features import GradientFeatures
-    from ideal.uncertainty.storage import read_kind
-
-    kinds = {f"ideal.{kind.__name__}": kind for kind in (ModelCommittee, GradientFeatures)}
-    kind = read_kind(path)
-    if kind not in kinds:
-        raise ConfigError(f"--uncertainty {path}: holds {kind!r}; valid: {', '.join(kinds)}")
-    loaded: AtomwiseUncertainty = kinds[kind].load(path)
-    return loaded
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -363,7 +345,7 @@ def _write(output: Path, data: Path, source: _Source, pairs: LabelledPairs, resu
         "uncertainty": str(source.uncertainty),
         "force_error": result.assessment.force_error,
         "confidence": calibration.confidence,
-        "scale": calibration.scale,
+        "scale": calibration.scale if math.isfinite(calibration.scale) else None,
         "threshold": result.asked,
         "bound": {"u": bound_u.tolist(), "error": bound.tolist()},
         "energy_slope": calibration.energy_slope,

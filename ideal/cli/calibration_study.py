@@ -83,10 +83,11 @@ def structures_needed(confidence: float) -> int:
     """The least number of structures for which every fold has a finite bound.
 
     Example:
-        >>> structures_needed(0.9)
-        10
+        >>> structures_needed(0.9), structures_needed(0.99)
+        (10, 105)
     """
-    return math.ceil(confidence / (1 - confidence) - 1e-9) + 1
+    others = math.ceil(confidence / (1 - confidence) - 1e-9)  # cells that a finite bound takes
+    return math.ceil(others * FOLDS / (FOLDS - 1))  # the largest fold is left out
 
 
 def study(

@@ -47,18 +47,28 @@ def _mask(mask: np.ndarray | None, n_atoms: int) -> BoolArray:
     return array
 
 
+def per_atom(value: np.ndarray | float, n_atoms: int, name: str) -> FloatArray:
+    """One number, or one per atom, as (n_atoms,).
+
+    Raises:
+        UncertaintyError: it has another shape; ``name`` says what it is.
+    """
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape not in ((), (n_atoms,)):
+        raise UncertaintyError(f"{name} has shape {array.shape}; it must be one number or ({n_atoms},)")
+    return np.ascontiguousarray(np.broadcast_to(array, (n_atoms,)))
+
+
 def atom_weights(weights: np.ndarray | float | None, n_atoms: int) -> FloatArray:
     """(n_atoms,) finite weights, 1 by default.
 
     Raises:
         UncertaintyError: they have another shape or are not finite.
     """
-    array = np.asarray(1.0 if weights is None else weights, dtype=np.float64)
-    if array.shape not in ((), (n_atoms,)):
-        raise UncertaintyError(f"weights has shape {array.shape}; it must be one number or ({n_atoms},)")
+    array = per_atom(1.0 if weights is None else weights, n_atoms, "weights")
     if not np.isfinite(array).all():
         raise UncertaintyError("weights must be finite")
-    return np.ascontiguousarray(np.broadcast_to(array, (n_atoms,)))
+    return array
 
 
 def refuse_infinite(atoms: Atoms, squared: FloatArray, weights: FloatArray, reason: str) -> None:

@@ -20,8 +20,6 @@ doi:10.1080/00031305.1983.10483115.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,8 @@ from safetensors.numpy import save as to_safetensors
 from ideal import _core
 from ideal.errors import ConfigError, UncertaintyError
 from ideal.soap import SoapPowerSpectrum, center_indices
+from ideal.uncertainty.arguments import atom_weights, per_atom, structures_with_masks
+from ideal.uncertainty.storage import write_file
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -133,22 +133,13 @@ class SoapMahalanobis:
                 will do.
 
         Raises:
-            UncertaintyError: as :meth:`SoapPowerSpectrum.create`, or a mask of the wrong shape. Structures before the
-                broken one have been learned, nothing of it has.
+            UncertaintyError: as :meth:`SoapPowerSpectrum.create`: structures before the broken one have been learned,
+                nothing of it has. Or a mask of the wrong shape: nothing has been learned.
         """
-        if isinstance(structures, Atoms):
-            structures = [structures]
-            if isinstance(masks, np.ndarray) and masks.ndim == 1:
-                masks = [masks]
-        structures = list(structures)
-        chosen = [None] * len(structures) if masks is None else list(masks)
-        if len(chosen) != len(structures):
-            raise UncertaintyError(f"{len(chosen)} masks for {len(structures)} structures; give one mask per structure")
         pending: list[tuple[Any, ...]] = []
         try:
-            for atoms, mask in zip(structures, chosen, strict=True):
-                centers = None if mask is None else np.flatnonzero(_boolean_mask(mask, len(atoms))).astype(np.int64)
-                pending.append((*self.soap.arrays(atoms), centers))
+            for atoms, mask in structures_with_masks(structures, masks):
+                pending.append((*self.soap.arrays(atoms), np.flatnonzero(mask).astype(np.int64)))
         finally:  # also what came before a structure that is refused
             self._core.update(pending, threads=self.soap.threads)
 
@@ -221,9 +212,7 @@ class SoapMahalanobis:
                 of the wrong shape or not finite.
         """
         arrays = self.soap.arrays(atoms)
-        w = _per_atom(1.0 if weights is None else weights, len(atoms), "weights")
-        if not np.isfinite(w).all():
-            raise UncertaintyError("weights must be finite")
+        w = atom_weights(weights, len(atoms))
         self._refuse_infinite(atoms, w != 0)
         gradient, strain = self._core.gradient(*arrays, weights=w, threads=self.soap.threads)
         return gradient, strain
@@ -232,7 +221,7 @@ class SoapMahalanobis:
         """Derivative of sum_i weights_i u_i^2; arguments, returns and errors as :meth:`gradient`."""
         dimensions = self.effective_dimensions
         scale = np.array([dimensions.get(symbol) or 1.0 for symbol in atoms.symbols])
-        return self.gradient(atoms, _per_atom(1.0 if weights is None else weights, len(atoms), "weights") / scale)
+        return self.gradient(atoms, atom_weights(weights, len(atoms)) / scale)
 
     def hinge(
         self, atoms: Atoms, floor: float | np.ndarray, mask: np.ndarray | None = None
@@ -255,10 +244,10 @@ class SoapMahalanobis:
             UncertaintyError: as :meth:`SoapPowerSpectrum.create`; an atom that counts has infinite u.
         """
         arrays = self.soap.arrays(atoms)
-        floors = _per_atom(floor, len(atoms), "floor")
+        floors = per_atom(floor, len(atoms), "floor")
         if np.isnan(floors).any():
             raise UncertaintyError("floor must not be NaN")
-        weights = _per_atom(1.0 if mask is None else mask, len(atoms), "mask")
+        weights = per_atom(1.0 if mask is None else mask, len(atoms), "mask")
         if not (np.isfinite(weights) & (weights >= 0)).all():
             raise UncertaintyError("mask must hold booleans or finite weights that are not negative")
         self._refuse_infinite(atoms, (weights != 0) & (floors < np.inf))
@@ -333,7 +322,7 @@ class SoapMahalanobis:
             "metric": json.dumps(self.metric),
             "rank": json.dumps(self.rank),
         }
-        _write(path, to_safetensors(tensors, metadata=metadata))
+        write_file(path, to_safetensors(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 1) -> SoapMahalanobis:
@@ -418,22 +407,6 @@ class SoapMahalanobis:
         self._core.set_counts(state["counts"])
 
 
-def _boolean_mask(mask: np.ndarray, n_atoms: int) -> np.ndarray:
-    array = np.asarray(mask)
-    if array.shape != (n_atoms,) or array.dtype != np.bool_:
-        raise UncertaintyError(
-            f"a mask of shape {array.shape} and dtype {array.dtype} does not fit; it must be ({n_atoms},) of bool"
-        )
-    return array
-
-
-def _per_atom(value: float | np.ndarray, n_atoms: int, name: str) -> Array:
-    array = np.asarray(value, dtype=np.float64)
-    if array.shape not in ((), (n_atoms,)):
-        raise UncertaintyError(f"{name} has shape {array.shape}; it must be one number or ({n_atoms},)")
-    return np.ascontiguousarray(np.broadcast_to(array, (n_atoms,)))
-
-
 def _checked_statistics(
     tensors: dict[str, np.ndarray], symbol: str, n: int, path: Path
 ) -> tuple[int, np.ndarray, np.ndarray]:
@@ -456,18 +429,3 @@ def _checked_count(tensors: dict[str, np.ndarray], symbol: str, path: Path) -> i
     if count < 1:
         raise UncertaintyError(f"{path} is damaged: {symbol}.count is {count}")
     return count
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -136,22 +136,6 @@ def _read_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         raise UncertaintyError(f"{path} cannot be read as an uncertainty's state ({error}); restore it") from error
 
 
-def read_kind(folder: str | Path) -> str:
-    """What wrote a folder: the ``kind`` that `write_folder` was given.
-
-    Raises:
-        UncertaintyError: missing or damaged.
-    """
-    path = Path(folder) / STATE_FILE
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            return str(json.loads((file.metadata() or {})["ideal"])["kind"])
-    except FileNotFoundError:
-        raise UncertaintyError(f"{path} does not exist; name a folder that an uncertainty was saved to") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UncertaintyError(f"{path} cannot be read as an uncertainty's state ({error}); restore it") from error
-
-
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is either the old one or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

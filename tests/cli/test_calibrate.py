@@ -184,6 +184,48 @@ def test_refused(arguments: list[str], code: int, parts: tuple[str, ...], ideal_
     assert not list(work.glob("*-calibration"))
 
 
+@pytest.mark.parametrize("confidence", [0.3, 0.5, 0.9, 0.95, 0.96, 0.99])
+def test_every_fold_has_a_bound_with_the_least_number_of_structures(confidence: float) -> None:
+    from ideal.cli.calibration_study import FOLDS, structures_needed
+    from ideal.uncertainty.calibration import Calibration
+
+    def ready(n_cells: int) -> bool:
+        calibration = Calibration(confidence, run_cells=0, half_life=np.inf)
+        for number in range(n_cells):
+            calibration.add(str(number), "validation", [1.0], [0.1])
+        return calibration.ready
+
+    n = structures_needed(confidence)
+    others = n - int(np.ceil(n / FOLDS))  # without the largest fold
+    assert ready(others) and not ready(others - 1)
+
+
+def test_too_few_structures_with_a_finite_u(ideal_run: Run, work: Path) -> None:
+    """No bound, said so, and a file that every JSON parser reads."""
+    gold = []
+    for seed in range(N_STRUCTURES):
+        atoms = labelled(seed)
+        if seed > 3:
+            atoms.symbols[:] = "Au"
+            atoms.calc = EMT()
+            atoms.get_forces()
+        gold.append(atoms)
+    write("gold.extxyz", gold)
+    known = SoapMahalanobis(SoapPowerSpectrum(["Cu", "Au"], r_cut=4.0, n_max=3, l_max=2, sigma=0.5))
+    structures = [labelled(seed) for seed in range(4)]
+    known.update(structures, masks=[atoms.symbols == "Cu" for atoms in structures])
+    known.save("copper.safetensors")
+    result = ideal_run("calibrate", "gold.extxyz", "-m", "model", "-u", "copper.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "u is infinite, no bound" in result.stdout
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    text = (work / "gold-calibration" / "calibration.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["scale"] is None
+
+
 def test_an_element_that_nothing_knows(ideal_run: Run, work: Path) -> None:
     frames = []
     for seed in range(N_STRUCTURES):
