@@ -93,7 +93,7 @@ def random_crop(setting: Setting, frame: Atoms, index: int, rng: np.random.Gener
 
 
 def paper(setting: Setting, frame: Atoms, index: int, rng: np.random.Generator) -> Cell:
-    """The paper: random crop, then the filler's total uncertainty is minimized, cell included (100 evaluations)."""
+    """The paper: random crop, then the filler's positions minimize the total uncertainty (100 evaluations)."""
     crop = _random_crop(setting, frame, index, rng)
     known = setting.known
     free = ~crop.core
