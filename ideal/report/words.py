@@ -22,6 +22,9 @@ NO_LIMIT = 1e300
 _TELLING = 0.7
 """Below this AUC u hardly tells wrong atoms from others."""
 
+_WIDEST = 1000
+"""An interval whose ends differ by more than this factor tells nothing: two or three audits give such."""
+
 _UNBOUNDED = {False: "not calibrated yet", True: "beyond what was compared, without a bound"}
 
 _SOURCES = {
@@ -107,9 +110,9 @@ def audit_line(content: Mapping[str, Any]) -> str:
     parts = []
     if missed.bounded:
         parts.append(f"missed errors {percent_range(missed)}")
-    if force.bounded:
+    if force.bounded and force.high < _WIDEST * max(force.low, 0.001):
         parts.append(f"mean force error {force.low:.3f} to {force.high:.3f} eV/Å")
-    elif math.isfinite(force.low):
+    elif math.isfinite(force.low) and force.low >= 0.001:
         parts.append(f"mean force error at least {force.low:.3f} eV/Å")
     return f"{title}: {', '.join(parts)}" if parts else ""
 
