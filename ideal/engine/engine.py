@@ -16,6 +16,7 @@ after the last checkpoint and finds its labels in the store.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,15 @@ from ideal.engine.calculations import Calculations
 from ideal.engine.calibrating import RESAMPLES, Calibrator
 from ideal.engine.checkpoint import Checkpoints
 from ideal.engine.comparing import compare
-from ideal.engine.events import LabelSubmitted, Pretrained, Resumed, RunFinished, RunStarted
+from ideal.engine.events import (
+    LabelSubmitted,
+    Pretrained,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+)
 from ideal.engine.final_audit import FinalAudit
 from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.interruption import InterruptedRun, StopRequest
@@ -383,15 +392,17 @@ class Engine:
         counters = self._journal.counters
         draws = self._auditor.close_last(counters.asked - counters.audits, self._budget.audits)
         if draws:
+            self._journal.tell(StageStarted("final_audit"))
             self._final_audit.requests = self._asker.audits(draws)
             self._send(self._final_audit.requests)
             self._await_final_audit()
 
     def _await_final_audit(self) -> None:
         """Wait for the labels of the last interval and learn them."""
-        audit = self._final_audit
+        audit, start = self._final_audit, time.perf_counter()
         while not self._has_answers(audit):
             self._wait_for_labels("running")
+        self._journal.tell(StageFinished("final_audit", time.perf_counter() - start))
         requests = audit.requests
         if requests:
             name, step = audit.place

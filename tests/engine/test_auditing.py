@@ -152,6 +152,8 @@ def test_last_interval_is_audited_and_learned_also_when_killed_amid(tmp_path: Pa
     last = [row for row in rows[over:] if row["event"] == "label_submitted"]
     assert last and all(row["purpose"] == "audit" and row["step"] > 4 for row in last)
     assert [row["labels"] for row in rows[over:] if row["event"] == "updated"] == [len(last)]
+    told = [row["event"] for row in rows[over:] if row.get("stage") == "final_audit"]
+    assert told == ["stage_started", "stage_finished"]
     assert summary.calibration is not None
     assert summary.calibration["audit"]["n_audited"] == summary.labels.audits >= len(last)
     assert json.loads((whole / "calibration.json").read_text()) == summary.as_dict()["calibration"]
