@@ -54,11 +54,16 @@ def conformal_scale(u: ArrayLike, error: ArrayLike, cell: ArrayLike, confidence:
         0.2
     """
     values, errors = checked_pairs("conformal_scale", u, error)
-    _, numbers = np.unique(np.asarray(cell), return_inverse=True)
-    if numbers.shape != values.shape:
-        raise UncertaintyError(f"conformal_scale: cell of shape {numbers.shape} for {values.size} pairs; give one each")
-    masses = cell_masses(numbers, np.ones(numbers.max() + 1))
+    masses = cell_masses(*_numbered("conformal_scale", cell, values.size))
     return smallest_score(ratio(errors, values), masses, confidence)
+
+
+def _numbered(name: str, cell: ArrayLike, n: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """The number of each pair's cell (n,), and the weights of cells that count alike (n_cells,)."""
+    _, numbers = np.unique(np.asarray(cell), return_inverse=True)
+    if numbers.shape != (n,):
+        raise UncertaintyError(f"{name}: cell of shape {numbers.shape} for {n} pairs; give one each")
+    return numbers.astype(np.int64), np.ones(numbers.max() + 1)
 
 
 def cell_masses(cell: NDArray[np.int64], weight: FloatArray) -> FloatArray:
@@ -272,10 +277,7 @@ def fit_error_bound(u: ArrayLike, error: ArrayLike, cell: ArrayLike, confidence:
         (0.2, 3.0)
     """
     values, errors = checked_pairs("fit_error_bound", u, error)
-    _, numbers = np.unique(np.asarray(cell), return_inverse=True)
-    if numbers.shape != values.shape:
-        raise UncertaintyError(f"fit_error_bound: cell of shape {numbers.shape} for {values.size} pairs; give one each")
-    weight = np.ones(numbers.max() + 1)
+    numbers, weight = _numbered("fit_error_bound", cell, values.size)
     shape = ErrorShape.fit(values, errors, numbers, weight, confidence)
     return ErrorBound(shape, smallest_score(ratio(errors, shape(values)), cell_masses(numbers, weight), confidence))
 
