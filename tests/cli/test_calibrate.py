@@ -143,6 +143,17 @@ def test_what_the_run_has_learned_is_left_out(ideal_run: Run, work: Path, run_di
     assert not (run_directory / "calibration.json").exists()
 
 
+def test_the_first_model_of_a_run_goes_with_its_own_distribution(
+    ideal_run: Run, work: Path, run_directory: Path
+) -> None:
+    shutil.copytree(run_directory / "model", run_directory / "model_initial")
+    shutil.copy(run_directory / "uncertainty.safetensors", run_directory / "uncertainty_initial.safetensors")
+    result = ideal_run("calibrate", "data.extxyz", "--model", "run/model_initial")
+    assert result.exit_code == 0, result.output
+    content = json.loads((work / "data-calibration" / "calibration.json").read_text())
+    assert content["uncertainty"].endswith("uncertainty_initial.safetensors")
+
+
 def test_labels_of_the_run_are_known_too(ideal_run: Run, work: Path, run_directory: Path) -> None:
     from ideal.dataset.files import read_labels
     from ideal.labelling.store import LabelStore
