@@ -145,8 +145,8 @@ def thread_rows() -> Iterator[Row]:
         one, two = (trained(name, 8, 6, "full", threads=threads) for threads in (1, 2))
         row = [f"{name}, {len(frame)} atoms"]
         for method in ("atomic", "gradient"):
-            single = least(partial(getattr(one, method), frame), 4, time.perf_counter)
-            double = least(partial(getattr(two, method), frame), 4, time.perf_counter)
+            single = least(partial(getattr(one, method), frame), 12, time.perf_counter)
+            double = least(partial(getattr(two, method), frame), 12, time.perf_counter)
             row.append(f"{single / double:.2f}")
         difference = np.abs(two.atomic(frame) / one.atomic(frame) - 1).max()
         row.append(f"{difference:.0e}")
