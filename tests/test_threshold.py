@@ -16,6 +16,7 @@ from ideal.soap import SoapPowerSpectrum
 from ideal.uncertainty.calibration import Calibration
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
 from ideal.uncertainty.threshold import (
+    MAX_STEP,
     CalibratedThreshold,
     ConstantThreshold,
     MovingAverageThreshold,
@@ -210,9 +211,9 @@ def test_the_calibrated_threshold_waits_for_enough_pairs() -> None:
 
 
 def test_the_calibrated_threshold_moves_in_steps() -> None:
-    threshold = CalibratedThreshold(start=2.0, force_error=0.15, max_step=1.1)
+    threshold = CalibratedThreshold(start=2.0, force_error=0.15)
     threshold.recalibrate(calibration(20))
-    assert threshold.value == pytest.approx(2.0 / 1.1)
+    assert threshold.value == pytest.approx(2.0 / MAX_STEP)
     threshold.recalibrate(calibration(20, error=1e-4))
     assert threshold.value == pytest.approx(2.0)
 
@@ -224,7 +225,6 @@ def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
         lambda: MovingAverageThreshold(1.0, window=0),
         lambda: MovingAverageThreshold(1.0, margin=-1.0),
         lambda: CalibratedThreshold(2.0, 0.0),
-        lambda: CalibratedThreshold(2.0, 0.15, max_step=1.0),
         lambda: make_threshold(ThresholdConfig(), held_out=float("nan")),
     ):
         with pytest.raises(UncertaintyError):

@@ -206,20 +206,10 @@ def make_threshold(config: ThresholdConfig, held_out: float) -> Threshold:
     return CalibratedThreshold(held_out, config.force_error)
 
 
-class ConstantThreshold:
-    """A threshold that stays: fixed, or a quantile taken at the start.
-
-    Args:
-        value: the threshold, above 0.
-        source: "fixed" or "quantile".
-
-    Raises:
-        UncertaintyError: the value is not a number above 0.
-    """
+class _StoredThreshold:
+    """A value with its source, which no check changes."""
 
     def __init__(self, value: float, source: Source) -> None:
-        if not value > 0:
-            raise UncertaintyError(f"threshold {value}: choose a number above 0")
         self._value = float(value)
         self._source: Source = source
 
@@ -242,11 +232,29 @@ class ConstantThreshold:
 
     def state(self) -> dict[str, Any]:
         """See `Threshold`."""
-        return {"value": self._value}
+        return {"value": self._value, "source": self._source}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `Threshold`."""
         self._value = float(state["value"])
+        self._source = state["source"]
+
+
+class ConstantThreshold(_StoredThreshold):
+    """A threshold that stays: fixed, or a quantile taken at the start.
+
+    Args:
+        value: the threshold, above 0.
+        source: "fixed" or "quantile".
+
+    Raises:
+        UncertaintyError: the value is not a number above 0.
+    """
+
+    def __init__(self, value: float, source: Source) -> None:
+        if not value > 0:
+            raise UncertaintyError(f"threshold {value}: choose a number above 0")
+        super().__init__(value, source)
 
 
 class MovingAverageThreshold:
@@ -322,63 +330,44 @@ class MovingAverageThreshold:
         self._n_checks = int(state["n_checks"])
 
 
-class CalibratedThreshold:
+MAX_STEP = 1.25
+"""Largest factor between the calibrated threshold of a run before and after a recalibration."""
+
+
+class CalibratedThreshold(_StoredThreshold):
     """u at which the bound on the force error reaches the tolerance; the starting value until the pairs suffice.
 
     From few cells the bound is rough, and the u at which it passes the tolerance can halve or double with one more. The
-    threshold goes there in steps of at most ``max_step`` per recalibration, so that a run neither asks in bursts nor
+    threshold goes there in steps of at most `MAX_STEP` per recalibration, so that a run neither asks in bursts nor
     stops asking because of a single cell.
 
     Args:
         start: held-out quantile of u times the factor, above 0.
         force_error: tolerance, eV/Å, above 0.
-        max_step: factor, above 1.
 
     Raises:
         UncertaintyError: an argument is out of range.
+
+    Example:
+        >>> threshold = CalibratedThreshold(start=2.0, force_error=0.15)
+        >>> threshold.value, threshold.source
+        (2.0, 'quantile')
     """
 
-    def __init__(self, start: float, force_error: float, max_step: float = 1.25) -> None:
-        if not max_step > 1:
-            raise UncertaintyError(f"max_step {max_step}: choose a factor above 1")
+    def __init__(self, start: float, force_error: float) -> None:
         if not (math.isfinite(start) and start > 0 and math.isfinite(force_error) and force_error > 0):
             raise UncertaintyError(
                 f"calibrated threshold from {start} for force_error {force_error}: choose finite numbers above 0"
             )
+        super().__init__(start, "quantile")
         self.force_error = float(force_error)
-        self.max_step = float(max_step)
-        self._value = float(start)
-        self._source: Source = "quantile"
-
-    @property
-    def value(self) -> float:
-        """See `Threshold`."""
-        return self._value
-
-    @property
-    def source(self) -> Source:
-        """See `Threshold`."""
-        return self._source
-
-    def observe(self, max_u: float) -> None:
-        """Nothing follows from it."""
-        _checked_u(max_u)
 
     def recalibrate(self, calibration: Calibration) -> None:
         """See `Threshold`."""
         if calibration.ready:
             wanted = calibration.threshold(self.force_error)
-            self._value = min(max(wanted, self._value / self.max_step), self._value * self.max_step)
+            self._value = min(max(wanted, self._value / MAX_STEP), self._value * MAX_STEP)
             self._source = "calibrated"
-
-    def state(self) -> dict[str, Any]:
-        """See `Threshold`."""
-        return {"value": self._value, "source": self._source}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """See `Threshold`."""
-        self._value = float(state["value"])
-        self._source = state["source"]
 
 
 def _checked_u(max_u: float) -> float:

@@ -23,7 +23,7 @@ from ideal.records import Frame, Label
 from ideal.selection import select
 from ideal.uncertainty.calibration import Calibration
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
-from ideal.uncertainty.threshold import MovingAverageThreshold
+from ideal.uncertainty.threshold import MAX_STEP, MovingAverageThreshold
 
 from .conftest import Finished
 from .runs import copper_config, events, named, trajectory
@@ -177,7 +177,7 @@ def test_threshold_follows_from_the_pairs_that_were_written(reference: Finished)
     assert calibration.ready
     before = named(reference.path, "calibrated")[-2]["threshold"]
     wanted = calibration.threshold(config.force_error)
-    assert content["threshold"] == min(max(wanted, before / 1.25), before * 1.25), "it goes there in steps"
+    assert content["threshold"] == min(max(wanted, before / MAX_STEP), before * MAX_STEP), "it goes there in steps"
     assert (content["scale"], content["energy_slope"]) == (calibration.scale, calibration.energy_slope)
 
 
