@@ -22,7 +22,7 @@ from ideal.config import AbinitConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid, kpoint_shift
 from ideal.labelling.codes.program import Program, element_file, last_words, sha256, text_of
 
 INSTALL = (
@@ -63,7 +63,7 @@ class AbinitCode:
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: the program has answered; the pseudopotential of each element is there."""
         config = self.config
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [f"ABINIT {self.settings['version']}: plane waves to {config.cutoff:.0f} eV, {sampling}"]
         for element in elements:
             path = self._pseudopotential(element)

@@ -21,7 +21,7 @@ from ideal.config import AimsConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid, kpoint_shift
 from ideal.labelling.codes.program import Program, last_words, sha256, text_of
 
 INSTALL = "FHI-aims is licensed by fhi-aims.org; give the path of its program in labelling.code.command"
@@ -64,7 +64,7 @@ class AimsCode:
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: the program has answered; the species file of each element is there."""
         config = self.config
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [f"FHI-aims {self.settings['version']}: {config.xc}, {self._species_dir.name}, {sampling}"]
         return lines + [f"{element}: {self._species(element).name}" for element in elements]
 

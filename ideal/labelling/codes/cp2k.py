@@ -23,7 +23,7 @@ from ideal.config import Cp2kConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid
 from ideal.labelling.codes.program import Program, last_words, sha256, text_of
 from ideal.records import FloatArray
 
@@ -69,7 +69,7 @@ class Cp2kCode:
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: the program has answered; basis set and potential of each element are found."""
         config = self.config
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [f"CP2K {self.settings['version']}: {config.xc}, grid to {config.cutoff:.0f} eV, {sampling}"]
         for element in elements:
             lines.append(f"{element}: {self._basis(element)}, {config.potential} ({self._valence(element)} electrons)")

@@ -23,7 +23,7 @@ from ideal.config import EspressoConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid, kpoint_shift
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid, kpoint_shift
 from ideal.labelling.codes.program import Program, element_file, sha256, text_of
 
 INSTALL = (
@@ -65,7 +65,7 @@ class EspressoCode:
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: the program has answered with its version; each pseudopotential is read."""
         config = self.config
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [
             f"pw.x {self.settings['version']}: plane waves to {config.ecutwfc:.0f} eV, {sampling}, {config.command!r}"
         ]

@@ -18,7 +18,7 @@ from ideal.config import GpawConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid
 
 INSTALL = "CC=g++ pip install gpaw"
 
@@ -54,7 +54,7 @@ class GpawCode:
         from gpaw.setup import create_setup
 
         config = self.config
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [f"GPAW {self.settings['version']}: {config.xc}, plane waves to {config.cutoff:g} eV, {sampling}"]
         for element in elements:
             try:

@@ -39,3 +39,16 @@ def kpoint_grid(atoms: Atoms, kpoint_length: float) -> tuple[int, int, int]:
 def kpoint_shift(grid: tuple[int, int, int]) -> tuple[int, int, int]:
     """1 along axes whose grid is shifted by half a step (even number of points), else 0, as Quantum ESPRESSO wants."""
     return tuple(int(n % 2 == 0) for n in grid)  # type: ignore[return-value]
+
+
+def describe_sampling(kpoint_length: float) -> str:
+    """How the Brillouin zone is sampled, in words for `ReferenceCode.check`.
+
+    Args:
+        kpoint_length: Å; 0 gives Gamma only.
+
+    Example:
+        >>> describe_sampling(16.0)
+        'k-points from 16 Å'
+    """
+    return f"k-points from {kpoint_length:g} Å" if kpoint_length else "Gamma point"

@@ -25,7 +25,7 @@ from ideal.config import VaspConfig
 from ideal.errors import LabelError, MissingPackageError
 from ideal.labelling.codes.base import CodeResult, NotConvergedError, first_line, installed_version
 from ideal.labelling.codes.cells import VACUUM, fully_periodic, has_stress
-from ideal.labelling.codes.kpoints import kpoint_grid
+from ideal.labelling.codes.kpoints import describe_sampling, kpoint_grid
 from ideal.labelling.codes.program import Program, last_words, text_of
 
 INSTALL = "VASP is licensed by vasp.at; give the path of vasp_std in labelling.code.command"
@@ -68,7 +68,7 @@ class VaspCode:
         config = self.config
         if shutil.which(self._program.words[0]) is None:
             raise MissingPackageError(self._program.words[0], "labelling with VASP", INSTALL)
-        sampling = f"k-points from {config.kpoint_length:g} Å" if config.kpoint_length else "Gamma point"
+        sampling = describe_sampling(config.kpoint_length)
         lines = [f"VASP {config.version} (as configured): {config.xc}, plane waves to {config.cutoff:g} eV, {sampling}"]
         for element in elements:
             if element not in self._titles:
