@@ -53,12 +53,12 @@ class SamplerError(IdealError):
 
 
 class MissingPackageError(IdealError):
-    """An optional package is not installed; the message holds the exact ``pip install``."""
+    """An optional package or program is not installed; the message says how to get it."""
 
     exit_code = 8
 
-    def __init__(self, package: str, purpose: str, install: str | None = None) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}: {install or f'pip install {package}'}")
+    def __init__(self, package: str, purpose: str, install: str | None = None, kind: str = "package") -> None:
+        super().__init__(f"{purpose} needs the {kind} {package!r}: {install or f'pip install {package}'}")
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

@@ -101,7 +101,7 @@ class Program:
         return done.returncode
 
     def _missing(self) -> MissingPackageError:
-        return MissingPackageError(self.words[0], f"labelling with {self.name}", self.install)
+        return MissingPackageError(self.words[0], f"labelling with {self.name}", self.install, "program")
 
 
 def sha256(path: Path) -> str:

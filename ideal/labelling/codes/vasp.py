@@ -67,7 +67,7 @@ class VaspCode:
         """See `ReferenceCode.check`: the program is on the path, the POTCAR of each element is there."""
         config = self.config
         if shutil.which(self._program.words[0]) is None:
-            raise MissingPackageError(self._program.words[0], "labelling with VASP", INSTALL)
+            raise MissingPackageError(self._program.words[0], "labelling with VASP", INSTALL, "program")
         sampling = describe_sampling(config.kpoint_length)
         lines = [f"VASP {config.version} (as configured): {config.xc}, plane waves to {config.cutoff:g} eV, {sampling}"]
         for element in elements:
