@@ -74,9 +74,11 @@ std::pair<NumpyArray, NumpyArray> gradient(const SoapMahalanobis& self, const Po
 std::tuple<double, NumpyArray, NumpyArray, NumpyArray> hinge(const SoapMahalanobis& self, const Positions& positions,
                                                              const Numbers& numbers, const Cell& cell,
                                                              const Periodic& periodic, const Values& floor,
-                                                             const Values& weights, int threads) {
+                                                             const Values& weights, int threads,
+                                                             const std::optional<Values>& width) {
     const Structure structure = view(positions, numbers, cell, periodic);
-    const Hinge terms{checked(floor, structure.n_atoms, "floor"), checked(weights, structure.n_atoms, "weights")};
+    const Hinge terms{checked(floor, structure.n_atoms, "floor"), checked(weights, structure.n_atoms, "weights"),
+                      width ? checked(*width, structure.n_atoms, "width") : nullptr};
     auto [result, result_data] = zeros({structure.n_atoms, 3});
     auto [strain, strain_data] = zeros({3, 3});
     auto [u, u_data] = zeros({structure.n_atoms});
@@ -143,7 +145,8 @@ void bind_mahalanobis(nb::module_& module) {
     c.def("gradient", &gradient, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
           nb::arg("weights"), nb::arg("threads"));
     c.def("hinge", &hinge, nb::arg("positions"), nb::arg("numbers"), nb::arg("cell"), nb::arg("periodic"),
-          nb::arg("floor"), nb::arg("weights"), nb::arg("threads"));
+          nb::arg("floor"), nb::arg("weights"), nb::arg("threads"),
+          nb::arg("width").none() = nb::none());
     c.def("merge", &SoapMahalanobis::merge, nb::arg("other"), nb::call_guard<nb::gil_scoped_release>());
     c.def("copy", [](const SoapMahalanobis& self) { return new SoapMahalanobis(self); }, nb::rv_policy::take_ownership);
     c.def("count", &SoapMahalanobis::count, nb::arg("species"));

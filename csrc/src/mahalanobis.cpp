@@ -43,6 +43,7 @@ struct MahalanobisHead : detail::Head {
     Objective objective = Objective::none;
     const double* weights = nullptr; // per center; objectives weighted and hinge
     const double* floor = nullptr;   // per center, in u^2; objective hinge
+    const double* width = nullptr;   // per center, in u^2, may be null; objective hinge
     double* unc = nullptr;           // per center, may be null
     double* u = nullptr;             // per center, may be null
     double* value = nullptr;         // per center; objective hinge
@@ -76,8 +77,9 @@ struct MahalanobisHead : detail::Head {
                 value[k] = 0;
                 if (weights[k] != 0 && u_squared > floor[k]) {
                     if (!metric.defined()) refuse_infinite(chunk, b);
-                    value[k] = weights[k] * (u_squared - floor[k]);
-                    slope = weights[k] / d;
+                    const double over = u_squared - floor[k], w = width ? width[k] : 0;
+                    value[k] = weights[k] * (over < w ? over * over / (2 * w) : over - 0.5 * w);
+                    slope = weights[k] / d * (over < w ? over / w : 1);
                 }
             }
             if (slope == 0) continue;
@@ -387,6 +389,7 @@ double SoapMahalanobis::hinge(const Structure& structure, Centers centers, Hinge
     head.objective = MahalanobisHead::Objective::hinge;
     head.weights = hinge.weight;
     head.floor = hinge.floor;
+    head.width = hinge.width;
     head.u = u;
     head.value = values.data();
     detail::run_pipeline(soap_.basis(), structure, centers, head, gradient, threads);

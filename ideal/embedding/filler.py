@@ -62,9 +62,13 @@ class FillerUncertainty(Protocol):
         ...
 
     def hinge(
-        self, atoms: Atoms, floor: float | FloatArray, mask: FloatArray | None = None
+        self,
+        atoms: Atoms,
+        floor: float | FloatArray,
+        mask: FloatArray | None = None,
+        width: float | FloatArray = 0.0,
     ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
-        """Value, gradient (n, 3), strain derivative (3, 3) of sum_i mask_i max(0, u_i² - floor_i), and u (n,)."""
+        """Value, gradient (n, 3), strain derivative (3, 3) of the hinge with its corner rounded, and u (n,)."""
         ...
 
 
@@ -196,11 +200,7 @@ class _Problem:
         vectors, cell = crop.vectors.copy(), crop.cell @ deformation
         vectors[free] = (crop.vectors[free] + displacements) @ deformation
         atoms = crop.atoms(vectors, cell)
-        squared = self.uncertainty.atomic(atoms) ** 2
-        over = np.maximum(squared - self.floor, 0.0)
-        weights = np.minimum(over / self.floor, 1.0)
-        value = float(np.where(over < self.floor, 0.5 * over * weights, over - 0.5 * self.floor).sum())
-        _, gradient, virial, u = self.uncertainty.hinge(atoms, self.floor, weights)
+        value, gradient, virial, u = self.uncertainty.hinge(atoms, self.floor, None, self.floor)
         guard, guard_gradient, guard_virial, closest = self._guard(vectors, cell)
         value, gradient, virial = value + guard, gradient + guard_gradient, virial + guard_virial
         self.evaluations += 1

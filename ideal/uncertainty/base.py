@@ -101,9 +101,16 @@ class DistributionUncertainty(AtomwiseUncertainty, Protocol):
         ...
 
     def hinge(
-        self, atoms: Atoms, floor: float | np.ndarray, mask: np.ndarray | None = None
+        self,
+        atoms: Atoms,
+        floor: float | np.ndarray,
+        mask: np.ndarray | None = None,
+        width: float | np.ndarray = 0.0,
     ) -> tuple[float, Array, Array, Array]:
-        """sum_i mask_i max(0, u_i^2 - floor_i), its derivative by positions and strain, and u (n_atoms,)."""
+        """sum_i mask_i phi(u_i^2 - floor_i), its derivative by positions and strain, and u (n_atoms,).
+
+        phi(x) is 0 for x <= 0, x^2 / (2 width_i) for x < width_i, x - width_i / 2 beyond.
+        """
         ...
 
     def merge(self, other: Self) -> None:

@@ -224,18 +224,25 @@ class SoapMahalanobis:
         return self.gradient(atoms, atom_weights(weights, len(atoms)) / scale)
 
     def hinge(
-        self, atoms: Atoms, floor: float | np.ndarray, mask: np.ndarray | None = None
+        self,
+        atoms: Atoms,
+        floor: float | np.ndarray,
+        mask: np.ndarray | None = None,
+        width: float | np.ndarray = 0.0,
     ) -> tuple[float, Array, Array, Array]:
         """What exceeds a threshold, and its derivative, in one pass.
 
-            L = sum_i mask_i max(0, u_i^2 - floor_i),    dL/dx = sum over i with u_i^2 > floor_i of mask_i d(u_i^2)/dx
+            L = sum_i mask_i phi(u_i^2 - floor_i),    phi(x) = x^2 / (2 width_i) for 0 < x < width_i,
+                                                      phi(x) = x - width_i / 2   beyond,   0 below
 
-        At u_i^2 = floor_i the derivative is 0. Only atoms above their floor cost a backward pass.
+        With width 0 this is max(0, x), whose derivative at x = 0 is taken as 0. Only atoms above their floor cost a
+        backward pass.
 
         Args:
             atoms: the structure.
             floor: threshold on u^2 (not u), one number or (n_atoms,).
             mask: (n_atoms,) bool, or weights not below 0; None: all atoms count.
+            width: over how much of u^2 the corner is rounded, one number or (n_atoms,), not below 0.
 
         Returns:
             L, dL/d(positions) (n_atoms, 3) in 1/Å, dL/d(strain) (3, 3), and u (n_atoms,) of all atoms, masked or not.
@@ -250,8 +257,13 @@ class SoapMahalanobis:
         weights = per_atom(1.0 if mask is None else mask, len(atoms), "mask")
         if not (np.isfinite(weights) & (weights >= 0)).all():
             raise UncertaintyError("mask must hold booleans or finite weights that are not negative")
+        widths = per_atom(width, len(atoms), "width")
+        if not (np.isfinite(widths) & (widths >= 0)).all():
+            raise UncertaintyError("width must hold finite numbers that are not negative")
         self._refuse_infinite(atoms, (weights != 0) & (floors < np.inf))
-        value, gradient, strain, u = self._core.hinge(*arrays, floor=floors, weights=weights, threads=self.soap.threads)
+        value, gradient, strain, u = self._core.hinge(
+            *arrays, floor=floors, weights=weights, width=widths, threads=self.soap.threads
+        )
         return value, gradient, strain, u
 
     def merge(self, other: SoapMahalanobis) -> None:

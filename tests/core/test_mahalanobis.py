@@ -235,6 +235,21 @@ def test_hinge_with_floor_and_weight_per_atom(salt):
     np.testing.assert_allclose(strain, expected[1], rtol=0, atol=1e-12 * np.abs(strain).max())
 
 
+def test_hinge_with_a_rounded_corner(salt):
+    atoms = structures.salt(3, amplitude=0.25)
+    u = salt.atomic(atoms)
+    floor, width = 0.5 * u**2, np.where(np.arange(len(atoms)) % 2, 0.2, 1.0) * u**2  # beyond the corner, within it
+
+    def rounded(squared):
+        over = np.maximum(0, squared - floor)
+        return float(np.where(over < width, over**2 / (2 * width), over - width / 2).sum())
+
+    value, gradient, strain, u_hinge = salt.hinge(atoms, floor, width=width)
+    np.testing.assert_allclose(u_hinge, u, rtol=1e-13)
+    assert value == pytest.approx(rounded(u**2), rel=1e-12)
+    structures.check_gradient(lambda a: rounded(salt.atomic(a) ** 2), atoms, gradient, strain, tolerance=1e-6)
+
+
 def test_inactive_hinge(salt):
     atoms = structures.salt(3)
     value, gradient, strain, u = salt.hinge(atoms, 1e9)
@@ -419,6 +434,7 @@ def test_refuses_arguments(lithium):
         (lambda u: u.gradient(atoms, np.full(16, np.nan)), "weights must be finite"),
         (lambda u: u.hinge(atoms, np.nan), "floor must not be NaN"),
         (lambda u: u.hinge(atoms, 1.0, np.full(16, -1.0)), "mask must hold"),
+        (lambda u: u.hinge(atoms, 1.0, width=-1.0), "width must hold"),
         (lambda u: u.statistics("Na"), "knows Li"),
         (lambda u: u.atomic(atoms, centers=[99]), "center 99"),
     ]

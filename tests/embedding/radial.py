@@ -71,7 +71,11 @@ class RadialUncertainty:
         return features, pairs, slope, columns
 
     def hinge(
-        self, atoms: Atoms, floor: float | FloatArray, mask: FloatArray | None = None
+        self,
+        atoms: Atoms,
+        floor: float | FloatArray,
+        mask: FloatArray | None = None,
+        width: float | FloatArray = 0.0,
     ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         features, pairs, slope, columns = self._features(atoms)
         self.evaluated_atoms += len(atoms)
@@ -81,14 +85,18 @@ class RadialUncertainty:
             d = features[i] - mean
             squared[i] = d @ precision @ d / len(d)
             adjoint[i] = 2 * precision @ d / len(d)
-        weights = np.where(squared > floor, 1.0 if mask is None else mask, 0.0)
-        adjoint *= weights[:, None]
+        over = np.maximum(squared - floor, 0.0)
+        weights = np.where(over > 0.0, 1.0 if mask is None else mask, 0.0)
+        width = np.broadcast_to(width, over.shape)
+        share = np.divide(over, width, where=over < width, out=np.ones_like(over))
+        value = np.where(over < width, 0.5 * over * share, over - 0.5 * width)
+        adjoint *= (weights * share)[:, None]
         by_r = (adjoint[pairs.first[:, None], columns] * slope).sum(axis=1)
         force = (by_r / pairs.distances)[:, None] * pairs.vectors
         gradient = np.zeros((len(atoms), 3))
         np.add.at(gradient, pairs.second, force)
         np.add.at(gradient, pairs.first, -force)
-        return float(weights @ (squared - floor)), gradient, force.T @ pairs.vectors, np.sqrt(squared)
+        return float(weights @ value), gradient, force.T @ pairs.vectors, np.sqrt(squared)
 
     def atomic(self, atoms: Atoms, centers: IntArray | None = None) -> FloatArray:
         u = self.hinge(atoms, 0.0)[3]

@@ -27,12 +27,16 @@ struct MahalanobisParameters {
     bool per_species = true;
 };
 
-/// L = sum over centers k of weight_k * max(0, u_k^2 - floor_k).
+/// L = sum over centers k of weight_k * phi(u_k^2 - floor_k), with width w_k
+///   phi(x) = 0 for x <= 0,   x^2 / (2 w) for x < w,   x - w / 2 beyond:
+/// the hinge max(0, x) with its corner rounded over w, so that the gradient has no jump; w = 0 keeps the corner.
 struct Hinge {
     /// (centers.size) threshold on u^2; may be -infinity for "no hinge".
     const double* floor = nullptr;
     /// (centers.size) weight; 0 leaves an atom out of the sum (its u is still computed).
     const double* weight = nullptr;
+    /// (centers.size) width of the rounded corner, in u^2, not negative; nullptr: 0.
+    const double* width = nullptr;
 };
 
 /// SOAP + one Distribution per central species. Evaluations may run in several threads while another one learns: each
