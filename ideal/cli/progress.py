@@ -7,6 +7,7 @@ engine and reads a finished run back. Unknown events are ignored: a newer engine
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +171,8 @@ def _check(run: RunProgress, event: Mapping[str, Any]) -> None:
     trajectory.state = "running"
     for key in ("step", "time_fs", "temperature", "max_u", "threshold"):
         setattr(trajectory, key, event[key])
+    if trajectory.max_u is None:  # what JSON has no number for: a species that was never seen
+        trajectory.max_u = math.inf
 
 
 def _embedded(run: RunProgress, event: Mapping[str, Any]) -> None:

@@ -62,8 +62,8 @@ class Comparison:
         return float(self.error[self.center])
 
     def to_json(self) -> str:
-        """One line of JSON without the line end."""
-        return json.dumps(plain({**vars(self), "purpose": self.kind}), ensure_ascii=False)
+        """One line of JSON without the line end; an infinite u is null there."""
+        return json.dumps(plain({**vars(self), "purpose": self.kind}), ensure_ascii=False, allow_nan=False)
 
 
 def compare(

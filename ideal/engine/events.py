@@ -10,6 +10,7 @@ Units: fs, K, eV, Å; errors are eV/atom (energy), eV/Å (force), GPa (stress).
 from __future__ import annotations
 
 import json
+import math
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -42,17 +43,20 @@ class Event:
 
     def to_json(self) -> str:
         """One line of JSON without the line end."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+        return json.dumps(self.as_dict(), ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """``value`` with NumPy scalars, arrays, tuples and enums turned into JSON's own types."""
+    """``value`` in JSON's own types: no NumPy, tuple or enum; null where infinite or not a number (JSON has neither).
+
+    What may be infinite is the uncertainty of a species that was never seen; whoever reads it takes null for that.
+    """
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -208,7 +208,7 @@ class RunDirectory:
         Raises:
             IdealError: the disk is full; the old file is untouched.
         """
-        text = json.dumps(plain(value), ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         write_atomically(self.path / name, text, durable)
 
     def read_json(self, name: str) -> Any | None:

@@ -144,6 +144,7 @@ def parse_pairs(rows: Sequence[Mapping[str, Any]]) -> tuple[Pairs | None, int]:
     for row in rows:
         try:
             u, error = (np.array(row[name], dtype=float) for name in ("u", "error"))
+            u[np.isnan(u)] = np.inf  # null: a species that was never seen
             core = np.array(row["core"] if row.get("core") is not None else np.ones(len(u)), dtype=bool)
             center = np.arange(len(u)) == (-1 if row.get("center") is None else int(row["center"]))
             if u.ndim != 1 or not u.shape == error.shape == core.shape or row["kind"] not in KINDS:

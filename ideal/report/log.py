@@ -237,6 +237,11 @@ def number(value: Any) -> float:
     return float(value)
 
 
+def _uncertainty(check: Mapping[str, Any]) -> float:
+    """Largest u of a check; null stands for the infinite u of a species that was never seen."""
+    return math.inf if check.get("max_u", math.nan) is None else number(check.get("max_u"))
+
+
 def _named(events: Iterable[Mapping[str, Any]], *names: str) -> list[Mapping[str, Any]]:
     return [event for event in events if event["event"] in names]
 
@@ -310,7 +315,7 @@ def _traces(events: list[dict[str, Any]], cells: tuple[Cell, ...], labels: tuple
             potential_energy=column("potential_energy", rows),
             kinetic_energy=column("kinetic_energy", rows),
             volume=column("volume", rows),
-            max_u=column("max_u", rows),
+            max_u=np.array([_uncertainty(row) for row in rows]),
             threshold=column("threshold", rows),
             n_uncertain=np.array([int(row.get("n_uncertain") or 0) for row in rows], dtype=np.int64),
             asked=np.array([(name, step) in asked for step in steps], dtype=bool),

@@ -10,12 +10,15 @@ import time
 import numpy as np
 import pytest
 
+from ideal.cli.progress import RunProgress
+from ideal.engine.comparing import Comparison
 from ideal.engine.events import Check, Embedded
 from ideal.engine.interruption import StopRequest
 from ideal.engine.resume_rules import check_unchanged
 from ideal.engine.seeds import derive_seed
 from ideal.engine.timing import StageTimes
 from ideal.errors import ConfigError
+from ideal.report.calibration import parse_pairs
 
 
 def test_seeds_differ_in_every_part_and_repeat() -> None:
@@ -55,6 +58,26 @@ def test_times_add_up_over_sessions() -> None:
         time.sleep(0.02)
     assert second.seconds["md"] >= 0.04
     assert second.wall >= state["wall"] + 0.02
+
+
+def test_an_infinite_u_is_null_in_every_file_and_infinite_when_read_back() -> None:
+    """Infinity is no number of JSON: other readers than Python's refuse the whole line."""
+    u = np.array([0.5, np.inf])
+    comparison = Comparison("k", "audit", "md", 4, 1, u, np.array([0.1, 0.2]), np.ones(2, bool), 1, 0.0, None, 1.0, 2.0)
+    line = json.loads(comparison.to_json(), parse_constant=refuse)
+    assert line["u"] == [0.5, None] and line["error"] == [0.1, 0.2]
+    pairs, unreadable = parse_pairs([line])
+    assert pairs is not None and not unreadable and pairs.u.tolist() == u.tolist()
+    check = Check("md", 4, 8.0, 300.0, -1.0, 1.0, np.float64(np.inf), 2.0, 3, None)
+    written = json.loads(check.to_json(), parse_constant=refuse)
+    assert written["max_u"] is None
+    progress = RunProgress()
+    progress.apply(written)
+    assert progress.trajectory("md").max_u == np.inf
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def test_event_is_one_line_of_json_with_plain_types() -> None:

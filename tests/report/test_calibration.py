@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,11 @@ class TestPairs:
         assert pairs.u.tolist() == [3.0, 4.0, 1.0, 2.0]
         assert pairs.center.tolist() == [False, True, False, False]
         assert (pairs.n_cells("selected"), pairs.n_cells("validation"), pairs.n_cells("audit")) == (1, 1, 0)
+
+    def test_null_is_the_infinite_u_of_a_species_never_seen(self) -> None:
+        pairs, unreadable = parse_pairs([row(u=[1.0, None], core=[True, True])])
+        assert pairs is not None and unreadable == 0
+        assert pairs.u.tolist() == [1.0, math.inf]
 
     @pytest.mark.parametrize(
         "damage", [{"u": [1.0]}, {"kind": "other"}, {"core": [True]}, {"error": None}, {"u": "x"}, {"center": "x"}]
