@@ -140,6 +140,9 @@ class FailedLabel:
         log_tail: last lines of the code's output.
         seconds: wall time spent.
         info: origin of the structure, JSON-able.
+        code: name of the code with its version.
+        folder: what the calculation left; empty when none was started.
+        circumstances: what the failure depends on beside structure and settings (gate, time limit, run), JSON-able.
     """
 
     key: str
@@ -148,6 +151,9 @@ class FailedLabel:
     log_tail: str = ""
     seconds: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    folder: str = ""
+    circumstances: Mapping[str, Any] = field(default_factory=dict)
 
 
 def structure_key(atoms: Atoms, settings: Mapping[str, Any]) -> str:

@@ -3,12 +3,15 @@
     submit -> gate -> worker (own folder, time limit) -> gate -> store -> poll
 
 One failure never ends a run: a calculation that does not converge, runs out of time, crashes or returns absurd
-numbers comes back as a `FailedLabel` with its cause and the tail of its log, and its folder is kept. The folder of
-a success is removed.
+numbers comes back as a `FailedLabel` with its cause and the tail of its log, and its folder is kept without the large
+files. The folder of a success is removed. What another process that shares the store calculates is waited for; what a
+worker finished while nobody listened is taken in.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
 import tempfile
@@ -17,8 +20,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -29,13 +33,31 @@ from ideal.labelling.codes.base import CodeResult, ReferenceCode, first_line
 from ideal.labelling.executors.local import LocalExecutor
 from ideal.labelling.gate import refuse_result, refuse_structure
 from ideal.labelling.store import LabelStore
-from ideal.labelling.task import NO_SPACE, RESULT, Result, check_code, log_tail, perform, read_result, write_request
+from ideal.labelling.task import (
+    NO_SPACE,
+    RESULT,
+    Result,
+    check_code,
+    log_tail,
+    perform,
+    read_result,
+    result_key,
+    trim,
+    write_request,
+)
 from ideal.records import FailedLabel, Label, structure_key
 
 CHECK_SECONDS = 120.0
 """Time limit of `check_workers`."""
 WAIT_SECONDS = 0.5
 """Longest sleep of `Labeller.wait` before it looks again, so that signals are noticed."""
+
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at labels that others calculate, and at results of workers of an earlier process."""
+
+FailureKind = Literal["refused", "time", "died", "code"]
+_Origin = dict[str, Any]
 
 
 class LabelCounts(NamedTuple):
@@ -80,9 +102,11 @@ class Labeller:
     ) -> None:
         self._code = code
         self._code_name = f"{code.name} {code.settings['version']}"
+        self._settings = short_name(code.settings)
         self._store = store
         self._folder = Path(folder).resolve()
         self._gate = gate or LabelGateConfig()
+        self._timeout = timeout
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,11 +115,16 @@ class Labeller:
         self._executor: Executor = self._local or executor  # type: ignore[assignment]
         self._lock = threading.Condition(threading.RLock())
         self._futures: dict[str, Future[Any]] = {}
+        self._elsewhere: dict[str, tuple[Atoms, _Origin]] = {}
+        self._left_behind: dict[str, tuple[Atoms, _Origin, list[Path]]] = {}
+        self._looked = time.monotonic()
         self._finished: deque[Label | FailedLabel] = deque()
         self._error: LabelError | None = None
         self._done = 0
         self._failed = 0
         self._closed = False
+        store.describe_code(self._settings, self._code_name, code.settings)
+        self._take_in()
 
     def submit(self, atoms: Atoms, info: Mapping[str, Any] | None = None, retry: bool = False) -> str:
         """Ask for the label of a structure.
@@ -123,15 +152,16 @@ class Labeller:
             if key in self._futures:
                 return key
             known = self._store.get(key)
-            if isinstance(known, Label) or (isinstance(known, FailedLabel) and not retry and self._final(known)):
-                self._deliver(known)
-                return key
             origin = dict(info or {})
-            self._store.request(key, atoms, origin)
-            if reason := refuse_structure(atoms, self._gate):
-                self._commit(FailedLabel(key, atoms, f"not calculated: {reason}", info=origin))
-                return key
-            self._start(key, atoms, origin)
+            if isinstance(known, Label):
+                self._deliver(self._judged_again(known, origin))
+            elif isinstance(known, FailedLabel) and not retry and self._final(known):
+                self._deliver(known)
+            elif reason := refuse_structure(atoms, self._gate):
+                self._store.request(key, atoms, origin)
+                self._commit(self._failure(key, atoms, f"not calculated: {reason}", "refused", origin))
+            else:
+                self._start(key, atoms, origin)
         return key
 
     def poll(self) -> list[Label | FailedLabel]:
@@ -141,6 +171,7 @@ class Labeller:
             LabelError: a finished label could not be committed (disk full); it is asked again when the run resumes.
         """
         with self._lock:
+            self._look()
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
@@ -159,18 +190,20 @@ class Labeller:
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         with self._lock:
-            while self._futures and not self._finished and self._error is None:
+            while (self._futures or self._elsewhere) and not self._finished and self._error is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
                 self._lock.wait(min(left, WAIT_SECONDS))
+                self._look()
             return self.poll()
 
     def counts(self) -> LabelCounts:
         """How many labels wait, run, are done and failed (since this labeller was made)."""
         with self._lock:
             running = sum(future.running() for future in self._futures.values())
-            return LabelCounts(len(self._futures) - running, running, self._done, self._failed)
+            waiting = len(self._futures) - running + len(self._elsewhere)
+            return LabelCounts(waiting, running, self._done, self._failed)
 
     def close(self) -> None:
         """End the workers; what was not finished stays pending in the store, to be asked again."""
@@ -182,7 +215,11 @@ class Labeller:
             for future in list(self._futures.values()):
                 future.cancel()
         with self._lock:
+            if self._futures:
+                with contextlib.suppress(LabelError):  # the store's own close gives them up too
+                    self._store.release(list(self._futures))
             self._futures.clear()
+            self._elsewhere.clear()
             self._lock.notify_all()
 
     def __enter__(self) -> Labeller:
@@ -193,8 +230,13 @@ class Labeller:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _start(self, key: str, atoms: Atoms, info: dict[str, Any]) -> None:
-        for old in self._folders(key):
+    def _start(self, key: str, atoms: Atoms, info: _Origin) -> None:
+        """Calculate a label, or wait for whoever does so already."""
+        if self._store.claim(key, atoms, info) == "elsewhere":
+            self._elsewhere[key] = (atoms, info)
+            return
+        before = self._folders(key)
+        for old in before:
             # A calculation that finished, but could not be committed before its run ended, is not repeated.
             if (old / RESULT).is_file() and self._refusal(atoms, _read(old, key).numbers) is None:
                 self._judge(key, atoms, info, old, None)
@@ -207,14 +249,53 @@ class Labeller:
                 f"cannot write the calculation's folder in {self._folder}: {error}; free space or restore the "
                 "folder, then `ideal-run resume`"
             ) from error
+        unfinished = [old for old in before if not (old / RESULT).is_file()]
+        if unfinished:
+            self._left_behind[key] = (atoms, info, unfinished)
         future = self._executor.submit(perform, str(folder))
         self._futures[key] = future
         future.add_done_callback(lambda future: self._collect(key, atoms, info, folder, future))
 
-    def _collect(self, key: str, atoms: Atoms, info: dict[str, Any], folder: Path, future: Future[Any]) -> None:
+    def _take_in(self) -> None:
+        """Commit what workers of an earlier process finished when nobody listened any more."""
+        for result in sorted(self._folder.glob(f"*/{RESULT}")):
+            key = result_key(result.parent)
+            request = self._store.requested(key) if key else None
+            if key is None or request is None or self._store.get(key) is not None:
+                continue
+            atoms, left = request.atoms, _read(result.parent, key)
+            mine = structure_key(atoms, self._code.settings) == key
+            if mine and self._refusal(atoms, left.numbers) is None:
+                self._store.put(self._label(key, atoms, request.info, left))
+                self._clean(key)
+
+    def _look(self) -> None:
+        """See what has become of labels that others calculate, and of calculations of an earlier process."""
+        if time.monotonic() - self._looked < LOOK_SECONDS or self._closed:
+            return
+        self._looked = time.monotonic()
+        for key, (atoms, info) in list(self._elsewhere.items()):
+            known = self._store.get(key)
+            del self._elsewhere[key]
+            if isinstance(known, Label):
+                self._deliver(self._judged_again(known, info))
+            elif isinstance(known, FailedLabel) and self._final(known):
+                self._deliver(known)
+            else:  # still under way there, or given up: then it is ours
+                self._start(key, atoms, info)
+        for key, (atoms, info, folders) in list(self._left_behind.items()):
+            done = [old for old in folders if (old / RESULT).is_file()]
+            if key not in self._futures:
+                del self._left_behind[key]
+            elif done and self._refusal(atoms, _read(done[0], key).numbers) is None:
+                del self._left_behind[key]
+                self._futures.pop(key).cancel()
+                self._judge(key, atoms, info, done[0], None)
+
+    def _collect(self, key: str, atoms: Atoms, info: _Origin, folder: Path, future: Future[Any]) -> None:
         """Take one finished calculation (in the thread of the executor)."""
         with self._lock:
-            if self._closed:
+            if self._closed or self._futures.get(key, future) is not future:
                 return
         error = LabelError("canceled by the executor") if future.cancelled() else future.exception()
         try:
@@ -223,36 +304,88 @@ class Labeller:
             # A future swallows what its callbacks raise: without this, `wait` would wait for ever.
             self._stop(key, LabelError(f"the result in {folder} could not be judged: {first_line(problem)}"))
 
-    def _judge(self, key: str, atoms: Atoms, info: dict[str, Any], folder: Path, error: BaseException | None) -> None:
+    def _judge(self, key: str, atoms: Atoms, info: _Origin, folder: Path, error: BaseException | None) -> None:
         """Make a label or a failure of what a calculation left, and commit it."""
         if error is not None and getattr(error, "errno", None) in NO_SPACE:
             self._stop(key, LabelError(f"no space left for {folder}: {error}; free space, then `ideal-run resume`"))
             return
         left = _read(folder, key) if error is None else Result(str(error), float(getattr(error, "seconds", 0.0)))
-        result, seconds = left.numbers, left.seconds
+        cause = self._refusal(atoms, left.numbers)
+        if cause is None:
+            self._commit(self._label(key, atoms, info, left))
+            return
         if left.retries:
-            info = {**info, "retries": left.retries}
-        cause = self._refusal(atoms, result)
-        label: Label | FailedLabel
-        if isinstance(result, CodeResult) and cause is None:
-            label = Label(
-                key=key,
-                atoms=atoms,
-                energy=result.energy,
-                forces=result.forces,
-                stress=result.stress,
-                code=self._code_name,
-                energy_kind=result.energy_kind,
-                seconds=seconds,
-                info=info,
-            )
-        else:
-            if left.retries:
-                info = {**info, "numerics": self._code.config.numerics()}
-                if len(left.retries) > 1:
-                    cause = f"{cause} ({len(left.retries)} tries with different numerical settings)"
-            label = FailedLabel(key, atoms, str(cause), log_tail(folder), seconds, info)
-        self._commit(label)
+            info = {**info, "retries": left.retries, "numerics": self._code.config.numerics()}
+            if len(left.retries) > 1:
+                cause = f"{cause} ({len(left.retries)} tries with different numerical settings)"
+        kind: FailureKind = "refused" if isinstance(left.numbers, CodeResult) else "code"
+        if error is not None:
+            kind = "time" if "time limit" in str(error) else "died"
+        failure = self._failure(key, atoms, cause, kind, info, folder, left.seconds)
+        trim(folder)
+        self._commit(failure)
+
+    def _label(self, key: str, atoms: Atoms, info: _Origin, left: Result) -> Label:
+        result = left.numbers
+        assert isinstance(result, CodeResult)
+        more: dict[str, Any] = {
+            "entropy": result.entropy,
+            "removed_net_force": result.removed_net_force,
+            "settings": self._settings,
+        }
+        if left.retries:
+            more["retries"] = left.retries
+        return Label(
+            key=key,
+            atoms=atoms,
+            energy=result.energy,
+            forces=result.forces,
+            stress=result.stress,
+            code=self._code_name,
+            energy_kind=result.energy_kind,
+            seconds=left.seconds,
+            info={**info, **{name: value for name, value in more.items() if value is not None}},
+        )
+
+    def _failure(
+        self,
+        key: str,
+        atoms: Atoms,
+        cause: str,
+        kind: FailureKind,
+        info: _Origin,
+        folder: Path | None = None,
+        seconds: float = 0.0,
+    ) -> FailedLabel:
+        return FailedLabel(
+            key=key,
+            atoms=atoms,
+            cause=cause,
+            log_tail=log_tail(folder) if folder else "",
+            seconds=seconds,
+            info=info,
+            code=self._code_name,
+            folder=str(folder or ""),
+            circumstances={"kind": kind, "run": str(self._folder), **self._limits()},
+        )
+
+    def _limits(self) -> dict[str, Any]:
+        return {"gate": self._gate.model_dump(mode="json"), "timeout": self._timeout}
+
+    def _judged_again(self, label: Label, info: _Origin) -> Label | FailedLabel:
+        """A label of the store under today's gate, which may be stricter than that of the run that it comes from."""
+        numbers = CodeResult(
+            label.energy,
+            label.forces,
+            label.stress,
+            entropy=label.info.get("entropy"),
+            removed_net_force=label.info.get("removed_net_force"),
+        )
+        cause = self._refusal(label.atoms, numbers)
+        info = {**label.info, **info}
+        if cause is None:
+            return replace(label, info=info)
+        return self._failure(label.key, label.atoms, f"{cause} (the label stays in the store)", "refused", info)
 
     def _refusal(self, atoms: Atoms, result: CodeResult | str) -> str | None:
         """Why a result is no label; None when it is one."""
@@ -262,9 +395,20 @@ class Labeller:
         return None if reason is None else f"refused: {reason}"
 
     def _final(self, failure: FailedLabel) -> bool:
-        """Whether a failure stands: an SCF that failed under other numerical settings than today's is tried again."""
-        numerics = failure.info.get("numerics")
-        return numerics is None or numerics == json.loads(json.dumps(self._code.config.numerics()))
+        """Whether a failure stands, or is tried again because what it depends on has changed since.
+
+        An SCF that failed under other numerical settings, a time limit that was shorter, another gate, and a worker
+        that died in another run are tried again.
+        """
+        numerics, then = failure.info.get("numerics"), failure.circumstances
+        if numerics is not None and numerics != json.loads(json.dumps(self._code.config.numerics())):
+            return False
+        kind = then.get("kind")
+        if kind == "refused":
+            return bool(then["gate"] == json.loads(json.dumps(self._limits()["gate"])))
+        if kind == "time":
+            return bool(then["timeout"] >= self._timeout)
+        return kind != "died" or then["run"] == str(self._folder)
 
     def _commit(self, label: Label | FailedLabel) -> None:
         with self._lock:
@@ -275,8 +419,11 @@ class Labeller:
                 return
             self._deliver(label)
             if isinstance(label, Label):
-                for folder in self._folders(label.key):
-                    shutil.rmtree(folder, ignore_errors=True)
+                self._clean(label.key)
+
+    def _clean(self, key: str) -> None:
+        for folder in self._folders(key):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _deliver(self, label: Label | FailedLabel) -> None:
         self._futures.pop(label.key, None)
@@ -318,6 +465,11 @@ def check_workers(code: ReferenceCode, elements: Sequence[str], folder: str | Pa
         raise LabelError(f"in a worker process: {answer['error']}")
     lines: list[str] = answer["lines"]
     return lines
+
+
+def short_name(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for a code's settings in the info of its labels."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _read(folder: Path, key: str) -> Result:

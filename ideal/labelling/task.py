@@ -30,6 +30,9 @@ from ideal.labelling.codes.base import first_line
 
 REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
 LOG_TAIL_LINES = 30
+LOG_SUFFIXES = frozenset({".txt", ".log", ".out", ".pwo", ".err", ".abo"})
+KEPT_BYTES, LOG_BYTES = 5_000_000, 1_000_000
+"""Larger files of a failed calculation are removed (wave functions), or shortened to so much (logs)."""
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk: they stop the run, which can be resumed, instead of failing a label."""
 
@@ -135,12 +138,48 @@ def read_result(folder: Path, key: str) -> Result:
     return Result(numbers, seconds, retries)
 
 
+def result_key(folder: Path) -> str | None:
+    """The key of the finished result in a folder; None when there is none that can be read."""
+    try:
+        return str(json.loads((folder / RESULT).read_text())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def trim(folder: Path) -> None:
+    """Shorten what a failed calculation left: logs to their last megabyte, other large files away.
+
+    What was removed stands in ``left_out.txt``. A folder that cannot be tidied stays as it is.
+    """
+    left_out = []
+    with contextlib.suppress(OSError):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+            size = path.stat().st_size
+            if size <= KEPT_BYTES:
+                continue
+            left_out.append(f"{path.relative_to(folder)}: {size} bytes")
+            if path.suffix in LOG_SUFFIXES:
+                end = tail_bytes(path, LOG_BYTES)
+                path.write_bytes(end)
+                left_out[-1] += f", the last {len(end)} are kept"
+            else:
+                path.unlink()
+        if left_out:
+            (folder / "left_out.txt").write_text("\n".join(left_out) + "\n")
+
+
+def tail_bytes(path: Path, count: int) -> bytes:
+    """The last bytes of a file."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - count))
+        return file.read()
+
+
 def log_tail(folder: Path, lines: int = LOG_TAIL_LINES) -> str:
     """The last lines of every text file that the calculation left, the newest last."""
-    names = {".txt", ".log", ".out", ".pwo", ".err", ".abo"}
     parts = []
     with contextlib.suppress(OSError):
-        files = [path for path in folder.iterdir() if path.suffix in names and path.stat().st_size]
+        files = [path for path in folder.iterdir() if path.suffix in LOG_SUFFIXES and path.stat().st_size]
         for path in sorted(files, key=lambda path: path.stat().st_mtime):
             parts.append(f"--- {path.name}\n{tail(path, lines)}")
     return "\n".join(parts)
@@ -149,9 +188,7 @@ def log_tail(folder: Path, lines: int = LOG_TAIL_LINES) -> str:
 def tail(path: Path, lines: int) -> str:
     """The last lines of a text file; empty when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 400 * lines))
-            text = file.read().decode(errors="replace")
+        text = tail_bytes(path, 400 * lines).decode(errors="replace")
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
