@@ -36,6 +36,10 @@ from ideal.config_codes import PyscfConfig as PyscfConfig
 from ideal.config_codes import TbliteConfig as TbliteConfig
 from ideal.config_codes import TeacherConfig as TeacherConfig
 from ideal.config_codes import VaspConfig as VaspConfig
+from ideal.config_executors import ExecutorConfig as ExecutorConfig
+from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
+from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
+from ideal.config_executors import ParslExecutorConfig as ParslExecutorConfig
 from ideal.config_messages import explain, explain_yaml
 from ideal.config_section import Section as Section
 from ideal.errors import ConfigError
@@ -45,6 +49,7 @@ from ideal.quantities import (
     Force,
     InverseTime,
     Length,
+    Memory,
     Pressure,
     Temperature,
     Time,
@@ -288,6 +293,12 @@ class SelectionConfig(Section):
         ge=0,
         description="Two selected atoms are at least this far apart (Å); nearer ones share an environment.",
     )
+    merge: Length = Field(
+        1.6,
+        ge=0,
+        description="Uncertain atoms that all lie within this distance (Å) of their middle share one cell, cut around "
+        "it; 0: a cell for each.",
+    )
     fill: float = Field(
         1.0,
         gt=0,
@@ -368,8 +379,17 @@ class LabellingConfig(Section):
     """Reference calculations."""
 
     code: CodeConfig = Field(description="The reference code; `type` names it.")
-    workers: int = Field(2, ge=1, description="Calculations that run at once.")
+    workers: int = Field(2, ge=1, description="Calculations that run at once on this machine (executor: local).")
     timeout: Duration = Field(3600.0, gt=0, description="Time limit of one calculation in s (text: '30 min').")
+    memory: Memory | None = Field(
+        None,
+        gt=0,
+        description="Memory limit of one calculation in GB (text: '4 GB'), its programs together; null: none.",
+    )
+    threads: int = Field(1, ge=1, description="Threads of one calculation (OMP_NUM_THREADS and its kin).")
+    executor: ExecutorConfig = Field(
+        default_factory=LocalExecutorConfig, description="Where calculations run; a path names a site file."
+    )
     gate: LabelGateConfig = Field(default_factory=LabelGateConfig, description="What a label must satisfy.")
 
 
@@ -431,6 +451,11 @@ class LossConfig(Section):
     force: float = Field(1.0, ge=0, description="Weight of the forces (eV/Å).")
     stress: float = Field(0.1, ge=0, description="Weight of the stress (GPa).")
     delta: float = Field(0.1, gt=0, description="Huber delta, in the unit of each term.")
+    filler: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the forces on the filler of embedded cells, relative to their core; 0: the core alone.",
+    )
 
 
 class PretrainConfig(Section):
@@ -438,12 +463,12 @@ class PretrainConfig(Section):
 
     epochs: int = Field(100, ge=0, description="Passes over the initial data; 0: none.")
     learning_rate: float = Field(
-        1e-3,
+        2e-3,
         gt=0,
         description="Peak learning rate; decays to a hundredth by a cosine. Two blocks of 32 units bear 3e-3, three of "
         "64 units do not.",
     )
-    batch_size: int = Field(2, ge=1, description="Structures per step.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
     max_seconds: Duration | None = Field(
         None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
     )
@@ -452,13 +477,49 @@ class PretrainConfig(Section):
 class OnlineConfig(Section):
     """Update of the model when new labels arrive."""
 
-    epochs: int = Field(10, ge=1, description="Passes over the new labels per update.")
+    epochs: int = Field(12, ge=1, description="Passes over the new labels per update.")
     learning_rate: float = Field(
-        1e-3, gt=0, description="Learning rate; 1e-4 for a large model that was pretrained elsewhere."
+        1e-3,
+        gt=0,
+        description="Peak learning rate; decays to a hundredth in every update. 1e-4 for a large model that was "
+        "pretrained elsewhere.",
     )
-    batch_size: int = Field(2, ge=1, description="Structures per step.")
-    replay: int = Field(8, ge=0, description="Old structures drawn per pass, by importance.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    replay: int = Field(16, ge=0, description="Old structures drawn per pass, by importance.")
     rescore: int = Field(16, ge=0, description="Old structures whose error is evaluated anew per update.")
+    fitted_energy: Energy = Field(
+        0.001, ge=0, description="New labels are learned when their energy (eV/atom) is met within this and ..."
+    )
+    fitted_force: Force = Field(
+        0.01,
+        ge=0,
+        description="... their forces (eV/Å, mean absolute error) within this: the update ends. An error on "
+        "validation labels below both never undoes an update.",
+    )
+    retries: int = Field(
+        1,
+        ge=0,
+        description="An update that does not help is tried so many times more, at half the rate and with the "
+        "optimizer's memory cleared.",
+    )
+    max_seconds: Duration | None = Field(
+        None, gt=0, description="Stop an update after this time; makes runs depend on the clock."
+    )
+
+
+class FinalConfig(Section):
+    """Convergence on all labels when the run is over."""
+
+    epochs: int = Field(100, ge=0, description="Passes over all labels at most; 0: no final training.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    patience: int = Field(50, ge=1, description="Stop after so many passes without a better model.")
+    max_seconds: Duration | None = Field(
+        900.0, gt=0, description="Time budget (15 min); the rate decays within it. null: none."
+    )
+    start: Literal["continue", "scratch"] = Field(
+        "continue", description="continue: from the weights of the run; scratch: from new random ones."
+    )
 
 
 class TrainingConfig(Section):
@@ -467,7 +528,28 @@ class TrainingConfig(Section):
     loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Training on the initial data.")
     online: OnlineConfig = Field(default_factory=OnlineConfig, description="Update when new labels arrive.")
+    final: FinalConfig = Field(default_factory=FinalConfig, description="Convergence when the run is over.")
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    average: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="Decay of the running average of the weights, per step; the averaged weights are judged, used and "
+        "saved. 0: none.",
+    )
+    validation_sample: int = Field(
+        64, ge=1, description="Validation labels looked at, a fixed random sample when there are more."
+    )
+    max_atoms: int = Field(
+        512,
+        ge=1,
+        description="Atoms evaluated at once; a larger batch is taken in parts, with the same result. Lower it when "
+        "memory runs out.",
+    )
+    isolated_atoms: dict[str, Energy] | None = Field(
+        None,
+        description="Energies of isolated atoms (eV) by element; they say how elements differ where the labels do not.",
+    )
 
 
 class EngineConfig(Section):

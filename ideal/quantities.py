@@ -21,6 +21,7 @@ OWN_UNITS = {
     "temperature": ("K", "K"),
     "inverse_time": ("1/fs", "1/fs, 1/ps"),
     "duration": ("s", "s, min, h"),
+    "memory": ("GB", "GB, MB, GiB"),
 }
 
 
@@ -93,3 +94,4 @@ Pressure = Annotated[float, _validator("pressure")]
 Temperature = Annotated[float, _validator("temperature")]
 InverseTime = Annotated[float, _validator("inverse_time")]
 Duration = Annotated[float, _validator("duration")]
+Memory = Annotated[float, _validator("memory")]

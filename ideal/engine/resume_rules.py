@@ -12,7 +12,14 @@ from typing import Any
 
 from ideal.errors import ConfigError
 
-ALLOWED = ("engine.max_labels", "labelling.workers", "labelling.timeout")
+ALLOWED = (
+    "engine.max_labels",
+    "labelling.workers",
+    "labelling.timeout",
+    "labelling.memory",
+    "labelling.threads",
+    "labelling.executor",
+)
 _GROWS = re.compile(r"trajectories\.\d+\.sampler\.steps")
 _IGNORED = ("output", "title")  # say where the run lies and what it is called
 
@@ -35,7 +42,8 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], source: str)
     """
     for key, before, after in differences(old, new):
         grows = bool(_GROWS.fullmatch(key)) and isinstance(after, int) and after >= before
-        if key in ALLOWED or key in _IGNORED or grows:
+        dispatch = key.startswith("labelling.executor.")
+        if key in ALLOWED or key in _IGNORED or grows or dispatch:
             continue
         raise ConfigError(
             f"{source}: {key} was {before!r} and is now {after!r}; a run can be resumed only with the configuration "

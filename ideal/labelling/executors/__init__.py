@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from ideal.labelling.executors.local import LocalExecutor, WorkerError
+from ideal.labelling.executors.local import LocalExecutor
+from ideal.labelling.executors.make import LabelExecutor, make_executor
+from ideal.labelling.executors.worker_process import WorkerError
 
-__all__ = ["LocalExecutor", "WorkerError"]
+__all__ = ["LabelExecutor", "LocalExecutor", "WorkerError", "make_executor"]

@@ -1,61 +1,40 @@
-"""Worker processes on this machine, with a time limit for each task.
+"""Worker processes on this machine, with limits for each task.
 
-Each worker is a separate process in its own process group with its own log, started when it is first needed and
-used again for the next task. When a task exceeds its time limit, or its worker dies, the whole group is killed (the
-programs that the task started included), the task's future gets a `WorkerError`, and the next task gets a new
+Each worker is a `WorkerProcess` with its own log, started when it is first needed and used again for the next task.
+When a task exceeds a limit, or its worker dies, the task's future gets a `WorkerError`, and the next task gets a new
 worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ideal.errors import LabelError
-from ideal.labelling.task import tail
-
-START_SECONDS = 300.0
-"""Time that a worker process has to start (slow file systems)."""
-GRACE_SECONDS = 2.0
-"""Time between asking a process group to end and killing it."""
-ONE_THREAD = dict.fromkeys(
-    (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    ),
-    "1",
-)
+from ideal.labelling.executors.outcomes import Outcomes
+from ideal.labelling.executors.worker_process import Limits, WorkerError, WorkerProcess
 
 _Task = tuple["Future[Any]", dict[str, Any]]
 
 
-class WorkerError(LabelError):
-    """A task ended without an answer: time limit, signal, or a worker that would not start.
+def request_of(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call as a worker process reads it.
 
-    Attributes:
-        seconds: wall time that the task had run.
-        errno: the operating system's error number where there is one (28: disk full).
+    Raises:
+        LabelError: keyword arguments, or a function that is not a module's own.
     """
-
-    def __init__(self, message: str, seconds: float = 0.0, errno: int | None = None) -> None:
-        super().__init__(message)
-        self.seconds = seconds
-        self.errno = errno
+    if kwargs:
+        raise LabelError(f"an executor of labels takes positional arguments only, not {sorted(kwargs)}")
+    if "." in fn.__qualname__ or fn.__qualname__.startswith("<"):
+        raise LabelError(f"{fn.__qualname__} of {fn.__module__} cannot be named to a worker: give a module's function")
+    return {"function": f"{fn.__module__}:{fn.__qualname__}", "arguments": list(args)}
 
 
 class LocalExecutor(Executor):
@@ -65,6 +44,12 @@ class LocalExecutor(Executor):
         workers: tasks that run at once.
         folder: where each worker keeps its log, ``worker-N.log``.
         timeout: time limit of one task in s; None: none.
+        memory: memory limit of one task and its programs in GB; None: none.
+        threads: threads of the numerical libraries in a worker.
+        cores: cores of its own that each worker is bound to; None: not bound.
+
+    Raises:
+        LabelError: fewer than one worker, or more cores than this process may use.
 
     Example:
         >>> with LocalExecutor(2, Path("work"), timeout=60) as executor:    # doctest: +SKIP
@@ -72,24 +57,35 @@ class LocalExecutor(Executor):
         1.4142135623730951
     """
 
-    def __init__(self, workers: int, folder: Path, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        folder: Path,
+        timeout: float | None = None,
+        memory: float | None = None,
+        threads: int = 1,
+        cores: int | None = None,
+    ) -> None:
         if workers < 1:
             raise LabelError(f"labelling.workers is {workers}: at least 1 is needed")
+        limits = Limits(timeout, memory, threads)
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._outcomes = Outcomes()
         self._lock = threading.Lock()
         self._closed = False
-        self._slots = [_Slot(number, folder, timeout, self._tasks) for number in range(workers)]
+        self._slots = [
+            _Slot(number, folder / f"worker-{number}.log", limits, bound, self._tasks, self._outcomes)
+            for number, bound in enumerate(core_shares(workers, cores))
+        ]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run ``fn(*args)`` in a worker; ``fn`` is a function of a module, arguments and value are JSON-able."""
-        if kwargs:
-            raise LabelError(f"the local executor takes positional arguments only, not {sorted(kwargs)}")
+        request = request_of(fn, args, kwargs)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor is shut down: make a new one")
             future: Future[Any] = Future()
-            function = f"{fn.__module__}:{fn.__qualname__}"
-            self._tasks.put((future, {"function": function, "arguments": list(args)}))
+            self._tasks.put((future, request))
             for slot in self._slots:
                 slot.ensure_started()
         return future
@@ -100,27 +96,29 @@ class LocalExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish the queued tasks and end the workers; with ``cancel_futures`` only the running ones."""
+        self._close(cancel_futures)
+        if wait:
+            self._join()
+
+    def terminate(self) -> None:
+        """End everything at once; running tasks get a `WorkerError`, queued ones are canceled."""
+        self._close(cancel_futures=True)
+        for slot in self._slots:
+            slot.stop()
+        self._join()
+
+    def _close(self, cancel_futures: bool) -> None:
         with self._lock:
             self._closed = True
             if cancel_futures:
                 self._drain()
             for _ in self._slots:
                 self._tasks.put(None)
-        if wait:
-            for slot in self._slots:
-                slot.join()
 
-    def terminate(self) -> None:
-        """End everything at once; running tasks get a `WorkerError`, queued ones are canceled."""
-        with self._lock:
-            self._closed = True
-            self._drain()
-            for _ in self._slots:
-                self._tasks.put(None)
-        for slot in self._slots:
-            slot.stop()
+    def _join(self) -> None:
         for slot in self._slots:
             slot.join()
+        self._outcomes.close()
 
     def _drain(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -130,16 +128,45 @@ class LocalExecutor(Executor):
                     task[0].cancel()
 
 
+def core_shares(workers: int, cores: int | None) -> list[list[int] | None]:
+    """The cores of each worker: disjoint shares of those that this process may use.
+
+    Raises:
+        LabelError: there are not enough.
+
+    Example:
+        >>> core_shares(2, 1)  # doctest: +SKIP
+        [[0], [1]]
+    """
+    if cores is None:
+        return [None] * workers
+    usable = sorted(os.sched_getaffinity(0))
+    if workers * cores > len(usable):
+        raise LabelError(
+            f"{workers} workers with {cores} cores each (labelling.executor.cores) exceed the {len(usable)} cores that "
+            "this process may use; lower labelling.workers, or leave cores out"
+        )
+    return [usable[number * cores : (number + 1) * cores] for number in range(workers)]
+
+
 class _Slot:
     """One thread that owns one worker process at a time."""
 
     def __init__(
-        self, number: int, folder: Path, timeout: float | None, tasks: queue.SimpleQueue[_Task | None]
+        self,
+        number: int,
+        log: Path,
+        limits: Limits,
+        cores: list[int] | None,
+        tasks: queue.SimpleQueue[_Task | None],
+        outcomes: Outcomes,
     ) -> None:
-        self._log = folder / f"worker-{number}.log"
-        self._timeout = timeout
+        self._log = log
+        self._limits = limits
+        self._cores = cores
         self._tasks = tasks
-        self._worker: _Worker | None = None
+        self._outcomes = outcomes
+        self._worker: WorkerProcess | None = None
         self._stopping = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"labelling-{number}", daemon=True)
@@ -169,22 +196,22 @@ class _Slot:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                value = self._ready_worker().call(request, self._timeout)
+                value = self._ready_worker().call(request)
             except Exception as error:
                 # Whatever went wrong belongs to this task; the thread goes on with the next.
                 self._end_worker()
-                future.set_exception(error)
+                self._outcomes.put(future, None, error)
             else:
-                future.set_result(value)
+                self._outcomes.put(future, value)
         self._end_worker()
 
-    def _ready_worker(self) -> _Worker:
+    def _ready_worker(self) -> WorkerProcess:
         if self._worker is None or not self._worker.alive():
             self._end_worker()
             with self._lock:
                 if self._stopping:
                     raise WorkerError("the labeller was closed")
-                self._worker = _Worker(self._log)
+                self._worker = WorkerProcess(self._log, self._limits, self._cores)
             self._worker.wait_ready()
         return self._worker
 
@@ -193,106 +220,3 @@ class _Slot:
             worker, self._worker = self._worker, None
         if worker:
             worker.end()
-
-
-class _Worker:
-    """One worker process and the two pipes to it."""
-
-    def __init__(self, log: Path) -> None:
-        self.pid: int | None = None
-        self._log = log
-        paths = [path or str(Path.cwd()) for path in sys.path]
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as stderr:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "ideal.labelling.worker", str(os.getpid())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    env=environment,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise WorkerError(f"cannot start a worker with its log {log}: {error}") from error
-        self._buffer = b""
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def wait_ready(self) -> None:
-        """Wait until the process has started and imported what a task needs."""
-        self.pid = self._answer(time.monotonic(), START_SECONDS)["ready"]
-
-    def call(self, request: dict[str, Any], timeout: float | None) -> Any:
-        """Run one task and return its value."""
-        start = time.monotonic()
-        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
-        try:
-            pipe.write(json.dumps(request).encode() + b"\n")
-            pipe.flush()
-        except BrokenPipeError:
-            raise self._death(start) from None
-        answer = self._answer(start, timeout)
-        if "error" in answer:
-            raise WorkerError(str(answer["error"]), time.monotonic() - start, answer["errno"])
-        return answer["value"]
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the whole group."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-
-    def end(self) -> None:
-        """End the group: closed pipe, then SIGTERM, then SIGKILL; nothing of it is left."""
-        pipe: IO[bytes] = self._process.stdin  # type: ignore[assignment]
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
-        self.signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        # The leader is not reaped before the last signal: its id must not name another group.
-        while time.monotonic() < deadline and not self._leader_ended():
-            time.sleep(0.01)
-        self.signal(signal.SIGKILL)
-        self._process.wait()
-        self._process.stdout.close()  # type: ignore[union-attr]
-
-    def _leader_ended(self) -> bool:
-        if self._process.returncode is not None:
-            return True
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-
-    def _answer(self, start: float, timeout: float | None) -> dict[str, Any]:
-        descriptor = self._process.stdout.fileno()  # type: ignore[union-attr]
-        while b"\n" not in self._buffer:
-            left = None if timeout is None else start + timeout - time.monotonic()
-            if left is not None and left <= 0:
-                raise WorkerError(
-                    f"exceeded the time limit of {timeout:g} s and was ended; raise labelling.timeout "
-                    "or use smaller cells",
-                    time.monotonic() - start,
-                )
-            if select.select([descriptor], [], [], left)[0]:
-                chunk = os.read(descriptor, 65536)
-                if not chunk:
-                    raise self._death(start)
-                self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _death(self, start: float) -> WorkerError:
-        seconds = time.monotonic() - start
-        self.end()
-        code = self._process.returncode
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = "unknown signal"
-            hint = "out of memory? use fewer labelling.workers or smaller cells" if code == -9 else "it crashed"
-            return WorkerError(f"worker killed by signal {-code} ({name}): {hint}", seconds)
-        last = tail(self._log, 1)
-        return WorkerError(f"worker ended with exit code {code}: {last or 'no message'}", seconds)
