@@ -48,12 +48,14 @@ class Selection:
         indices: (n_selected,) atoms to embed, the most uncertain first.
         u: (n_atoms,) uncertainty of every atom of the frame.
         threshold: value of u above which an atom counts as uncertain.
+        cells: for each of ``indices``, the atoms that one cell shall take in; itself comes first.
     """
 
     frame: Frame
     indices: IntArray
     u: FloatArray
     threshold: float
+    cells: tuple[tuple[int, ...], ...] = ()
 
 
 class Provenance(IntEnum):

@@ -1,17 +1,18 @@
 """Which atoms of a frame earn a label.
 
-Candidates are the atoms above the threshold. They are taken one after another, up to ``max_per_frame``; an atom closer
-than ``min_distance`` to one taken before is left out, because it shares its environment and fits into the same cell.
-Which one comes next is the strategy's:
+Candidates are the atoms above the threshold. They are taken one after another, up to ``max_per_frame`` cells; a taken
+atom is joined by the candidates (the most uncertain first) that share its cell: all of them lie within ``merge`` of
+their middle, around which the cell will be cut. An atom closer than ``min_distance`` to a taken one is left out: most of
+its environment is in that cell. Which one comes next is the strategy's:
 
     uncertainty   the most uncertain one
     variance      the most uncertain one after a copy of the distribution has learned what was taken before: the
-                  environments within `LEARNED_RADIUS` of the taken atom join the statistics at once (an exact update of
-                  rank k) and the candidates are scored again. Atoms that the taken one has made known drop out. This is
+                  environments within `LEARNED_RADIUS` of the cell's middle join the statistics at once (an exact update
+                  of rank k) and the candidates are scored again. Atoms that have become known drop out. This is
                   the greedy maximization of the posterior's determinant (Zaverkin et al., npj Comput. Mater. 10, 83,
                   2024, doi:10.1038/s41524-024-01254-1) with the distance that the run uses anyway.
     farthest      the one farthest in position from all taken before, the most uncertain first
-    random        drawn uniformly, for comparison
+    random        drawn uniformly, for comparison; the same seed and frame give the same draw
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ideal.errors import UncertaintyError
 from ideal.records import FloatArray, Frame, IntArray, Selection
 
 LEARNED_RADIUS = 4.0
-"""Environments within this distance (Å) of a taken atom are what its cell's core will teach."""
+"""Environments within this distance (Å) of a cell's middle are what its core will teach."""
 
 
 class UpdatableUncertainty(Protocol):
@@ -55,6 +56,7 @@ def select(
     threshold: float,
     config: SelectionConfig,
     uncertainty: UpdatableUncertainty | None = None,
+    seed: int = 0,
 ) -> Selection:
     """Choose the atoms of ``frame`` to embed and label.
 
@@ -65,6 +67,7 @@ def select(
         config: how many, how far apart, by which strategy.
         uncertainty: the distribution that gave ``u``; it is copied, never changed. Without it "variance" is the same as
             "uncertainty".
+        seed: of the strategy "random".
 
     Returns:
         The selection in the order of choice (ties: lower index first); empty when no atom is above the threshold,
@@ -87,23 +90,23 @@ def select(
     candidates = np.flatnonzero(values > least) if asks else np.empty(0, dtype=np.int64)
     candidates = candidates[np.argsort(-values[candidates], kind="stable")]
     if config.strategy == "random":
-        candidates = _generator(frame).permutation(candidates)
-    chosen: list[int] = []
+        candidates = _generator(frame, seed).permutation(candidates)
+    cells: list[list[int]] = []
     learned = None
     current = values[candidates]
     nearest = np.full(len(candidates), np.inf)
-    while candidates.size and len(chosen) < config.max_per_frame:
-        position = int(np.argmax(nearest)) if config.strategy == "farthest" and chosen else 0
-        first = int(candidates[position])
-        chosen.append(first)
-        distances = _distances(frame.atoms, first, candidates)
-        nearest = np.minimum(nearest, distances)
-        keep = (distances >= config.min_distance) & (candidates != first)
+    while candidates.size and len(cells) < config.max_per_frame:
+        position = int(np.argmax(nearest)) if config.strategy == "farthest" and cells else 0
+        cell, middle = _shared(frame.atoms, int(candidates[position]), candidates, config.merge)
+        cells.append(cell)
+        for taken in cell:
+            nearest = np.minimum(nearest, _distances(frame.atoms, frame.atoms.positions[taken], candidates))
+        keep = (nearest >= config.min_distance) & ~np.isin(candidates, cell)
         if config.strategy == "variance" and uncertainty is not None and keep.any():
-            if len(chosen) == config.max_per_frame:
+            if len(cells) == config.max_per_frame:
                 break
             learned = learned or uncertainty.copy()
-            _learn(learned, frame.atoms, first)
+            _learn(learned, frame.atoms, middle)
             current = np.where(keep, -np.inf, current)
             current[keep] = learned.atomic(frame.atoms, candidates[keep])
             keep &= current > least
@@ -111,7 +114,30 @@ def select(
         if config.strategy == "variance":
             order = np.argsort(-current, kind="stable")
             candidates, nearest, current = candidates[order], nearest[order], current[order]
-    return Selection(frame=frame, indices=np.array(chosen, dtype=np.int64), u=values, threshold=float(threshold))
+    return Selection(
+        frame=frame,
+        indices=np.array([cell[0] for cell in cells], dtype=np.int64),
+        u=values,
+        threshold=float(threshold),
+        cells=tuple(tuple(cell) for cell in cells),
+    )
+
+
+def _shared(atoms: Atoms, first: int, candidates: IntArray, merge: float) -> tuple[list[int], FloatArray]:
+    """The candidates that share a cell with ``first``, which leads them, and their middle (3,).
+
+    Each is taken in as it comes, where all of the cell stay within ``merge`` (Å) of the middle then.
+    """
+    origin = atoms.positions[first]
+    cell, vectors = [first], np.zeros((1, 3))
+    if merge > 0:
+        offsets, distances = find_mic(atoms.positions[candidates] - origin, atoms.cell, atoms.pbc)
+        for k in np.flatnonzero((distances <= 2 * merge) & (candidates != first)):
+            grown = np.vstack([vectors, offsets[k]])
+            if np.linalg.norm(grown - grown.mean(axis=0), axis=1).max() <= merge:
+                cell.append(int(candidates[k]))
+                vectors = grown
+    return cell, origin + vectors.mean(axis=0)
 
 
 def _checked(frame: Frame, u: ArrayLike) -> FloatArray:
@@ -130,19 +156,19 @@ def _checked(frame: Frame, u: ArrayLike) -> FloatArray:
     return values
 
 
-def _distances(atoms: Atoms, first: int, others: IntArray) -> FloatArray:
-    """Minimum-image distances (n,) of atoms from the atom ``first``, Å."""
-    _, distances = find_mic(atoms.positions[others] - atoms.positions[first], atoms.cell, atoms.pbc)
+def _distances(atoms: Atoms, place: FloatArray, others: IntArray) -> FloatArray:
+    """Minimum-image distances (n,) of atoms from a place, Å."""
+    _, distances = find_mic(atoms.positions[others] - place, atoms.cell, atoms.pbc)
     return np.asarray(distances)
 
 
-def _learn(learned: UpdatableUncertainty, atoms: Atoms, center: int) -> None:
-    """Let the copy know the environments that a cell around ``center`` will teach."""
-    near = _distances(atoms, center, np.arange(len(atoms))) < LEARNED_RADIUS
+def _learn(learned: UpdatableUncertainty, atoms: Atoms, middle: FloatArray) -> None:
+    """Let the copy know the environments that a cell around ``middle`` will teach."""
+    near = _distances(atoms, middle, np.arange(len(atoms))) < LEARNED_RADIUS
     learned.update(atoms, masks=near)
 
 
-def _generator(frame: Frame) -> np.random.Generator:
-    """The same draws for the same frame, whatever was drawn before."""
+def _generator(frame: Frame, seed: int) -> np.random.Generator:
+    """The same draws for the same seed and frame, whatever was drawn before."""
     name = f"{frame.trajectory}/{frame.step}".encode()
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:8], "little"))
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name).digest()[:8], "little")])

@@ -70,7 +70,7 @@ def test_distance_in_a_strongly_sheared_cell() -> None:
 
 def test_zero_distance_allows_neighbors() -> None:
     frame = frame_of(bulk("Li", cubic=True).repeat(2))
-    config = SelectionConfig(max_per_frame=100, min_distance=0)
+    config = SelectionConfig(max_per_frame=100, min_distance=0, merge=0)
     assert len(select(frame, np.full(16, 9.0), 2.0, config).indices) == 16
 
 
@@ -88,7 +88,9 @@ def test_greedy_rule_on_random_frames(seed: int, limit: int, distance: float) ->
     cell = np.diag([8.0, 9.0, 10.0]) + rng.uniform(-2, 2, (3, 3))
     atoms = Atoms("H20", scaled_positions=rng.uniform(size=(20, 3)), cell=cell, pbc=rng.integers(0, 2, 3))
     u = rng.uniform(0, 4, 20)
-    chosen = select(frame_of(atoms), u, 2.0, SelectionConfig(max_per_frame=limit, min_distance=distance)).indices
+    chosen = select(
+        frame_of(atoms), u, 2.0, SelectionConfig(max_per_frame=limit, min_distance=distance, merge=0)
+    ).indices
     assert np.all(np.diff(u[chosen]) <= 0)
     distances = atoms.get_all_distances(mic=True)
     expected: list[int] = []
@@ -131,19 +133,19 @@ class Learner:
 def test_variance_drops_what_the_first_label_teaches() -> None:
     frame = line(0, 3, 7.5, 20, cell=100.0)
     u, learner = [6, 5, 5.5, 4], Learner()
-    config = SelectionConfig(max_per_frame=4, min_distance=1.0)
+    config = SelectionConfig(max_per_frame=4, min_distance=1.0, merge=0)
     assert select(frame, u, 3.0, config, learner).indices.tolist() == [0, 3, 2]
     assert learner.learned == [] and learner.copies == 1
-    plain = SelectionConfig(max_per_frame=4, min_distance=1.0, strategy="uncertainty")
+    plain = SelectionConfig(max_per_frame=4, min_distance=1.0, merge=0, strategy="uncertainty")
     assert select(frame, u, 3.0, plain, learner).indices.tolist() == [0, 2, 1, 3]
     assert select(frame, u, 3.0, config).indices.tolist() == [0, 2, 1, 3]
 
 
 def test_farthest_and_random() -> None:
     frame = line(0, 3, 7, 20, cell=100.0)
-    far = SelectionConfig(max_per_frame=3, min_distance=1.0, strategy="farthest")
+    far = SelectionConfig(max_per_frame=3, min_distance=1.0, merge=0, strategy="farthest")
     assert select(frame, [6, 5, 5, 4], 3.0, far).indices.tolist() == [0, 3, 2]
-    draw = SelectionConfig(max_per_frame=2, min_distance=1.0, strategy="random")
+    draw = SelectionConfig(max_per_frame=2, min_distance=1.0, merge=0, strategy="random")
     first, again = (select(frame, [6, 5, 5, 4], 3.0, draw).indices.tolist() for _ in range(2))
     assert first == again and len(set(first)) == 2
     steps = {tuple(select(Frame(frame.atoms, "md", s), [6, 5, 5, 4], 3.0, draw).indices.tolist()) for s in range(12)}
@@ -167,3 +169,27 @@ def test_variance_with_the_soap_distance_takes_one_of_two_alike() -> None:
         select(frame_of(frame), u, threshold, SelectionConfig(max_per_frame=6), known).indices
     )
     assert np.array_equal(known.atomic(frame), u)
+
+
+def test_atoms_that_fit_into_one_cell_share_it() -> None:
+    frame = line(0, 2, 10, 12, 13.5, 20, cell=100.0)
+    merged = select(frame, [5, 6, 9, 8, 7, 4], 3.0, SelectionConfig(max_per_frame=3, merge=1.5))
+    assert merged.cells == ((2, 3), (1, 0), (5,)), "the third would be 1.67 Å from the middle of the three"
+    assert merged.indices.tolist() == [2, 1, 5]
+    wide = select(frame, [5, 6, 9, 8, 7, 4], 3.0, SelectionConfig(max_per_frame=3, merge=2.0))
+    assert wide.cells[0] == (2, 3, 4)
+    apart = select(frame, [5, 6, 9, 8, 7, 4], 3.0, SelectionConfig(max_per_frame=3, merge=0.0, min_distance=0.0))
+    assert apart.cells == ((2,), (3,), (4,))
+
+
+def test_atoms_share_a_cell_through_the_boundary() -> None:
+    shared = select(line(0.5, 29.0, 10), [5, 6, 4], 3.0, SelectionConfig(max_per_frame=2))
+    assert shared.cells == ((1, 0), (2,))
+
+
+def test_random_draws_follow_the_seed() -> None:
+    frame = line(0, 3, 7, 20, 40, cell=100.0)
+    draw = SelectionConfig(max_per_frame=3, min_distance=1.0, strategy="random", merge=0)
+    drawn = {tuple(select(frame, [6, 5, 5, 4, 4], 3.0, draw, seed=s).indices.tolist()) for s in range(12)}
+    assert len(drawn) > 3
+    assert tuple(select(frame, [6, 5, 5, 4, 4], 3.0, draw, seed=5).indices.tolist()) in drawn

@@ -169,24 +169,25 @@ class Surroundings:
 
 
 class FrameView:
-    """One frame seen from one atom: heights of all atoms, and where its vacuum is. One pass over the frame.
+    """One frame seen from one place: heights of all atoms, and where its vacuum is. One pass over the frame.
 
     Args:
         atoms: the frame; any cell shape, any periodicity.
         index: the center.
         vacuum: reach of the descriptor (Å); a gap wider than this makes an axis a vacuum axis.
+        origin: (3,) place to look from instead of the center, Å; None: the center.
 
     Raises:
         EmbeddingError: the lattice vectors of the periodic axes are missing or linearly dependent.
     """
 
-    def __init__(self, atoms: Atoms, index: int, vacuum: float) -> None:
+    def __init__(self, atoms: Atoms, index: int, vacuum: float, origin: FloatArray | None = None) -> None:
         self.atoms = atoms
         self.periodic = np.asarray(atoms.pbc, dtype=bool)
         self.lattice = _axes(atoms)
         self.lengths = heights(self.lattice)
         """(3,) distance between opposite faces of the frame, Å."""
-        self._offsets = atoms.positions - atoms.positions[index]
+        self._offsets = atoms.positions - (atoms.positions[index] if origin is None else origin)
         self._fractional = self._offsets @ np.linalg.inv(self.lattice)
         self._wrap(np.full(3, -0.5))
         self.has_vacuum = ~self.periodic

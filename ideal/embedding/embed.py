@@ -17,11 +17,13 @@ Kong et al. (2023), section 2.1 and S1; `ideal.embedding` lists what differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import find_mic
 from scipy.spatial import cKDTree
 
 from ideal.config import EmbeddingConfig
@@ -32,7 +34,7 @@ from ideal.embedding.filler import FillerOptimization, Optimized, smallest_room
 from ideal.embedding.saturation import cut_cluster
 from ideal.embedding.search import EmbeddingUncertainty, Search
 from ideal.errors import EmbeddingError
-from ideal.records import BoolArray, IntArray, Provenance, Substructure
+from ideal.records import BoolArray, FloatArray, IntArray, Provenance, Substructure
 
 DEFAULT_THRESHOLD = 2.0
 """u above which an environment counts as unknown when the caller names no threshold."""
@@ -49,7 +51,7 @@ MOVED = 0.01
 
 def embed(
     atoms: Atoms,
-    index: int,
+    index: int | Sequence[int],
     uncertainty: EmbeddingUncertainty,
     rng: int | np.random.Generator = 0,
     config: EmbeddingConfig | None = None,
@@ -61,7 +63,9 @@ def embed(
 
     Args:
         atoms: the frame: bulk, slab, wire or cluster, with a cell of any shape.
-        index: the center; a negative index counts from the end.
+        index: the center; a negative index counts from the end. Several atoms that lie close together share one cell:
+            the core is the sphere around their middle, and no smaller than what takes all of them in; the first
+            named is the ``center`` of the cell.
         uncertainty: the distribution of known environments, usually a `SoapMahalanobis`.
         rng: seed or generator; the same seed gives the same cell.
         config: sizes and limits; None: the defaults.
@@ -92,13 +96,35 @@ def embed(
     """
     config = config or EmbeddingConfig()
     threshold = DEFAULT_THRESHOLD if threshold is None else float(threshold)
-    index = _check(atoms, index, uncertainty, threshold)
+    centers = list(index) if isinstance(index, Sequence | np.ndarray) else [index]
+    centers = _check(atoms, centers, uncertainty, threshold)
+    middle, reach = _middle(atoms, centers)
+    if reach >= config.r_core:
+        config = config.model_copy(update={"r_core": reach + GROWTH_CORE})
     generator = np.random.default_rng(rng)
     shortest = ShortestDistances(min_distances)
-    view = FrameView(atoms, index, vacuum=float(uncertainty.soap.support))
+    view = FrameView(atoms, centers[0], origin=middle, vacuum=float(uncertainty.soap.support))
     young = sum(uncertainty.counts.values()) < config.young_environments
     limit = threshold * (config.young_factor if young else 1.0)
 
+    cell = _make(atoms, centers[0], view, uncertainty, config, threshold, limit, ratio, shortest, generator)
+    own = np.flatnonzero(cell.core & (cell.parent_indices == centers[0]))
+    return cell if cell.center in own else replace(cell, center=int(own[0]))
+
+
+def _make(
+    atoms: Atoms,
+    index: int,
+    view: FrameView,
+    uncertainty: EmbeddingUncertainty,
+    config: EmbeddingConfig,
+    threshold: float,
+    limit: float,
+    ratio: str | Mapping[str, int] | None,
+    shortest: ShortestDistances,
+    generator: np.random.Generator,
+) -> Substructure:
+    """The cell around the middle of ``view``."""
     if config.output == "cluster":
         return _cluster(atoms, view, uncertainty, config, threshold, limit, shortest)
     search = Search(uncertainty, threshold, limit, shortest, config, generator)
@@ -128,11 +154,14 @@ def embed(
     return _substructure(atoms, best, search, reason)
 
 
-def _check(atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, threshold: float) -> int:
-    """The index from the front; raises for input that no cell can be made of."""
+def _check(atoms: Atoms, centers: Sequence[int], uncertainty: EmbeddingUncertainty, threshold: float) -> list[int]:
+    """The centers counted from the front; raises for input that no cell can be made of."""
     n_atoms = len(atoms)
-    if isinstance(index, bool) or not isinstance(index, int | np.integer) or not -n_atoms <= index < n_atoms:
-        raise EmbeddingError(f"atom {index!r} is not in the frame; valid: 0 to {n_atoms - 1}")
+    if not centers:
+        raise EmbeddingError("no atom was named; give the index of at least one")
+    for index in centers:
+        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not -n_atoms <= index < n_atoms:
+            raise EmbeddingError(f"atom {index!r} is not in the frame; valid: 0 to {n_atoms - 1}")
     if not threshold > 0:
         raise EmbeddingError(f"threshold {threshold} is not positive; give a value of u such as {DEFAULT_THRESHOLD}")
     wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
@@ -150,7 +179,17 @@ def _check(atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, threshol
             f"the uncertainty knows no environment of {', '.join(sorted(present - known))} (it knows "
             f"{', '.join(sorted(known)) or 'none'}); update it with structures that contain every element of the frame"
         )
-    return int(index) % n_atoms
+    return [int(index) % n_atoms for index in centers]
+
+
+def _middle(atoms: Atoms, centers: Sequence[int]) -> tuple[FloatArray, float]:
+    """The middle (3,) of the centers, and the distance of the farthest one from it, Å."""
+    first = atoms.positions[centers[0]]
+    if len(centers) == 1:
+        return first, 0.0
+    vectors, _ = find_mic(atoms.positions[centers] - first, atoms.cell, atoms.pbc)
+    middle = vectors.mean(axis=0)
+    return first + middle, float(np.linalg.norm(vectors - middle, axis=1).max())
 
 
 def _sizes(config: EmbeddingConfig) -> Iterator[tuple[float, float]]:

@@ -281,3 +281,24 @@ def test_core_ignores_origin_and_order(
     second = embed(other, int(np.flatnonzero(order == 30)[0]), magnesia_uncertainty, config=config)
     assert sorted(order[second.parent_indices[second.core]]) == sorted(first.parent_indices[first.core])
     assert np.array_equal(np.sort(second.atoms.numbers[second.core]), np.sort(first.atoms.numbers[first.core]))
+
+
+def test_atoms_that_share_a_cell_all_lie_in_its_core(
+    copper_frame: Atoms, copper_uncertainty: RadialUncertainty
+) -> None:
+    """Two neighbors, one of them across the boundary; far ones make the core grow, and the first leads."""
+    distances = copper_frame.get_all_distances(mic=True)[0]
+    near = int(np.argsort(distances)[1])
+    for others, r_core in (([near], 3.0), ([int(np.argmin(np.abs(distances - 7.2)))], 3.0)):
+        config = EmbeddingConfig(r_core=r_core, margin=2.0)
+        cell = embed(copper_frame, [0, *others], copper_uncertainty, config=config, threshold=50.0)
+        assert not cell.whole_frame or len(cell.atoms) == len(copper_frame)
+        assert {0, *others} <= set(cell.parent_indices[cell.core].tolist())
+        assert cell.parent_indices[cell.center] == 0 and cell.core[cell.center]
+        if not cell.whole_frame:
+            assert_sound(cell, copper_frame)
+    alone = embed(copper_frame, [0], copper_uncertainty, threshold=50.0)
+    same = embed(copper_frame, 0, copper_uncertainty, threshold=50.0)
+    assert np.array_equal(alone.atoms.positions, same.atoms.positions)
+    with pytest.raises(EmbeddingError, match="no atom was named"):
+        embed(copper_frame, [], copper_uncertainty)
