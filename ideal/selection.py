@@ -2,8 +2,8 @@
 
 Candidates are the atoms above the threshold. They are taken one after another, up to ``max_per_frame`` cells; a taken
 atom is joined by the candidates (the most uncertain first) that share its cell: all of them lie within ``merge`` of
-their middle, around which the cell will be cut. An atom closer than ``min_distance`` to a taken one is left out: most of
-its environment is in that cell. Which one comes next is the strategy's:
+their middle, around which the cell will be cut. An atom closer than ``min_distance`` to a taken one is left out: most
+of its environment is in that cell. Which one comes next is the strategy's:
 
     uncertainty   the most uncertain one
     variance      the most uncertain one after a copy of the distribution has learned what was taken before: the
