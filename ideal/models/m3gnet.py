@@ -28,9 +28,10 @@ from ideal import __version__
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models.base import Evaluation, Factors, Prediction
+from ideal.models.basis import radial_functions
 from ideal.models.device import Device, set_threads, torch_device
 from ideal.models.differentiable import gated_factors
-from ideal.models.fused import FusedForward, radial_functions, supports
+from ideal.models.fused import FusedForward, supports
 from ideal.models.graph import Graph, GraphBatch, bounded, build_graph, collate, element_lookup
 from ideal.models.storage import MODEL_FILE, fingerprint, read_model, write_model
 from ideal.records import FloatArray

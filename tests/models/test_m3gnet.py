@@ -14,7 +14,7 @@ from ase.build import bulk
 from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models import make_potential
-from ideal.models.fused import radial_functions, radial_matrix, real_harmonics
+from ideal.models.basis import radial_functions, radial_matrix, real_harmonics
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.models.storage import MODEL_FILE
 
