@@ -35,6 +35,7 @@ class AseView:
         self._connection = connection
         self._database = SQLite3Database(str(path), use_lock_file=False)
         self._database.connection = connection
+        self._database.change_count = 0
 
     def add(self, label: Label, digest: str) -> None:
         """Write a label, inside the caller's transaction."""

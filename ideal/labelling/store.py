@@ -127,12 +127,12 @@ class LabelStore:
     def requested(self, key: str) -> Request | None:
         """What was asked for under a key."""
         rows = self._read("SELECT key, header, arrays, info FROM requests WHERE key = ?", key)
-        return _request(rows[0]) if rows else None
+        return request_of(rows[0]) if rows else None
 
     def pending(self) -> list[Request]:
         """What was asked for and has no answer yet, in the order of asking."""
         rows = self._read("SELECT key, header, arrays, info FROM requests WHERE state = 'pending' ORDER BY sequence")
-        return [_request(row) for row in rows]
+        return [request_of(row) for row in rows]
 
     def put(self, label: Label | FailedLabel) -> bool:
         """Commit a finished label with its info; on return it is on the disk.
@@ -195,7 +195,7 @@ class LabelStore:
         if rows:
             return self._label(rows[0])
         rows = self._read(f"{_FAILURE} WHERE f.key = ? AND r.state = 'failed' ORDER BY f.number DESC LIMIT 1", key)
-        return _failure(rows[0]) if rows else None
+        return failure_of(rows[0]) if rows else None
 
     def labels(self, order: Literal["finished", "asked"] = "finished") -> list[Label]:
         """All labels, in the order in which they were committed ("finished") or in which they were asked for."""
@@ -208,7 +208,7 @@ class LabelStore:
             f"{_FAILURE} WHERE r.state = 'failed' AND f.number = "
             "(SELECT MAX(number) FROM failures WHERE key = f.key) ORDER BY f.number"
         )
-        return [_failure(row) for row in rows]
+        return [failure_of(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """How many keys are "done", "failed" and "pending"."""
@@ -227,6 +227,10 @@ class LabelStore:
         self.labels()
         self.pending()
         self.failures()
+
+    def checkpoint(self) -> None:
+        """Move everything from the write-ahead log into the file itself, where no reader holds it back."""
+        self._read("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file and give up what is claimed; safe to call twice."""
@@ -284,6 +288,8 @@ class LabelStore:
                     "(`ideal-run resume`), which brings it up to date"
                 )
             return
+        if empty:
+            self._connection.execute("PRAGMA page_size = 4096")
         value(f"journal_mode = {'DELETE' if on_network(self.path) else 'WAL'}")
         self._connection.execute("PRAGMA synchronous = FULL")
         if not empty and (verdict := value("quick_check(1)")) != "ok":
@@ -313,7 +319,7 @@ class LabelStore:
                 self._claims.beat(connection)
 
     def _label(self, row: tuple[Any, ...]) -> Label:
-        label = _label(row[:-1])
+        label = label_of(row[:-1])
         if row[-1] and row[-1] != store_schema.digest(label):
             raise DamagedStoreError(_damaged(self.path, f"the checksum of label {label.key[:16]} does not hold"))
         return label
@@ -380,7 +386,8 @@ def _damaged(path: Path, what: str) -> str:
     )
 
 
-def _request(row: tuple[Any, ...]) -> Request:
+def request_of(row: tuple[Any, ...]) -> Request:
+    """A request from key, header, arrays and info as the tables hold them."""
     key, header, arrays, info = row
     return Request(key, decode_atoms(header, arrays), json.loads(info))
 
@@ -405,7 +412,8 @@ def _array(blob: bytes, shape: tuple[int, ...]) -> Any:
     return np.frombuffer(blob, dtype="<f8").astype(np.float64).reshape(shape)
 
 
-def _label(row: tuple[Any, ...]) -> Label:
+def label_of(row: tuple[Any, ...]) -> Label:
+    """A label from key, header, arrays, info, energy, forces, stress, code, energy kind and seconds."""
     key, header, arrays, info, energy, forces, stress, code, energy_kind, seconds = row
     return Label(
         key=key,
@@ -420,7 +428,8 @@ def _label(row: tuple[Any, ...]) -> Label:
     )
 
 
-def _failure(row: tuple[Any, ...]) -> FailedLabel:
+def failure_of(row: tuple[Any, ...]) -> FailedLabel:
+    """A failure from key, header, arrays, info and the columns of its table."""
     key, header, arrays, info, cause, log_tail, seconds, code, folder, circumstances = row
     return FailedLabel(
         key=key,
