@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from ideal.cli import calibrate, check, converge, init, look, run, tools
-from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table
+from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table, say_error
+from ideal.cli.launch import launched_ranks
+from ideal.errors import IdealError
 
 app = typer.Typer(
     name="ideal-run",
@@ -149,8 +151,20 @@ _add(
 
 
 def main() -> None:
-    """Run ``ideal-run`` with the arguments of the process."""
-    app(prog_name="ideal-run")
+    """Run ``ideal-run`` with the arguments of the process; under an MPI launcher in its first rank."""
+    number = launched_ranks()
+    if number == 1:
+        app(prog_name="ideal-run")
+        return
+    from ideal.labelling.executors.mpi import ranks
+
+    try:
+        with ranks(number) as is_first:
+            if is_first:
+                app(prog_name="ideal-run")
+    except IdealError as error:  # a launcher that does not fit; the commands handle their own
+        say_error(str(error))
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ideal.config import Config, TrajectoryConfig
+from ideal.config import Config, LocalExecutorConfig, ParslExecutorConfig, TrajectoryConfig
 from ideal.errors import ConfigError, IdealError, TrainingError
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ class Finding:
     error: IdealError | None = None
 
 
-def findings(config: Config, output: Path) -> Iterator[Finding]:
+def findings(config: Config, output: Path, may_queue: bool = True) -> Iterator[Finding]:
     """Check a validated configuration.
 
     Args:
         config: with absolute paths, as `ideal.config.load_config` returns it.
         output: the run directory to be.
+        may_queue: ask a worker of a batch system too, which may wait in its queue.
 
     Yields:
         Findings, as soon as each is known. A question that a problem makes pointless is left out.
@@ -70,7 +71,7 @@ def findings(config: Config, output: Path) -> Iterator[Finding]:
         return
     yield from _guarded("elements", lambda: _elements(config, elements, known))
     yield from _guarded("descriptor", lambda: _descriptor(config, elements | known))
-    yield from _guarded("code", lambda: _code(config, sorted(elements | known)))
+    yield from _guarded("code", lambda: _code(config, sorted(elements | known), output, may_queue))
 
 
 def stop_at_problem(config: Config, output: Path) -> list[str]:
@@ -80,7 +81,7 @@ def stop_at_problem(config: Config, output: Path) -> list[str]:
         IdealError: the problem, with the exit code of its kind.
     """
     warnings = []
-    for finding in findings(config, output):
+    for finding in findings(config, output, may_queue=False):
         if finding.level == "problem":
             raise finding.error or ConfigError(finding.text)
         if finding.level == "warning":
@@ -100,9 +101,7 @@ def _guarded(topic: str, question: Callable[[], Iterator[Finding]]) -> Iterator[
 
 
 def _machine(config: Config, output: Path) -> Iterator[Finding]:
-    folder = output
-    while not folder.exists():
-        folder = folder.parent
+    folder = _nearest(output)
     if not os.access(folder, os.W_OK):
         error = ConfigError(f"output {output}: {folder} cannot be written; choose another place with --output")
         yield Finding("problem", "output", str(error), error)
@@ -358,15 +357,30 @@ def _model_elements(config: Config) -> Sequence[str] | None:
 # --- code and worker --------------------------------------------------------------------------------------------------
 
 
-def _code(config: Config, elements: list[str]) -> Iterator[Finding]:
-    """Start one worker process as the run will and let the code answer there."""
+def _code(config: Config, elements: list[str], output: Path, may_queue: bool) -> Iterator[Finding]:
+    """Start one worker as the run will and let the code answer there."""
     from ideal.labelling.codes import make_code
     from ideal.labelling.labeller import check_workers
 
+    executor = config.labelling.executor
     code = make_code(config.labelling.code)
+    if isinstance(executor, ParslExecutorConfig) and executor.provider.type != "local" and not may_queue:
+        yield Finding("ok", "worker", f"not asked: the first label finds out ({executor.provider.type} may be busy)")
+        return
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ideal-check-") as folder:
-        lines = check_workers(code, elements, folder)
+    # Beside the run, which all machines see, unless everything happens on this one.
+    shared = None if isinstance(executor, LocalExecutorConfig) else _nearest(output)
+    with tempfile.TemporaryDirectory(prefix=".ideal-check-", dir=shared) as folder:
+        lines = check_workers(code, elements, folder, config.labelling)
     for line in lines:
         yield Finding("ok", "code", line)
-    yield Finding("ok", "worker", f"a worker process started and answered in {time.monotonic() - start:.1f} s")
+    kind = executor.type if executor.type != "parsl" else f"parsl on {executor.provider.type}"
+    seconds = time.monotonic() - start
+    yield Finding("ok", "worker", f"a worker process ({kind}) started and answered in {seconds:.1f} s")
+
+
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the one above that exists."""
+    while not path.exists():
+        path = path.parent
+    return path

@@ -116,6 +116,7 @@ def label(
     """
     from ideal.dataset.files import write_labels
     from ideal.labelling.codes import make_code
+    from ideal.labelling.executors import open_executor
     from ideal.labelling.labeller import Labeller, check_workers
     from ideal.labelling.store import LabelStore
 
@@ -125,14 +126,15 @@ def label(
     reference = make_code(settings.code)
     folder = output.with_name(f"{output.stem}-calculations")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ideal-check-") as temporary:
-        for line in check_workers(reference, elements, temporary):
+    with tempfile.TemporaryDirectory(prefix=".ideal-check-", dir=output.parent) as temporary:
+        for line in check_workers(reference, elements, temporary, settings):
             typer.echo(line)
     use_run_directory(context, None, resume=shlex.join(["ideal-run", *sys.argv[1:]]))
     with (
         sigterm_raises(),
         LabelStore(output.with_suffix(".sqlite")) as store,
-        Labeller(reference, store, folder, settings.workers, settings.timeout, settings.gate) as labeller,
+        open_executor(settings, folder) as executor,
+        Labeller(reference, store, folder, timeout=settings.timeout, gate=settings.gate, executor=executor) as labeller,
     ):
         results = _label_all(labeller, inputs, structures, retry)
     use_run_directory(context, None)

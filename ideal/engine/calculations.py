@@ -11,6 +11,7 @@ from ideal.config import LabellingConfig
 from ideal.engine.run_directory import RunDirectory
 from ideal.engine.trajectory import LabelRequest
 from ideal.labelling.codes import ReferenceCode, make_code
+from ideal.labelling.executors import make_executor
 from ideal.labelling.labeller import Labeller
 from ideal.labelling.store import LabelStore
 from ideal.records import FailedLabel, Label, structure_key
@@ -30,7 +31,7 @@ class Calculations:
 
     Raises:
         MissingPackageError: the code is not installed.
-        LabelError: the code or the store cannot be used.
+        LabelError: the code, the store or the executor cannot be used.
 
     Example:
         >>> request = calculations.request(atoms, {"trajectory": "md"})
@@ -44,8 +45,15 @@ class Calculations:
         self.code: ReferenceCode = make_code(config.code)
         self.store = LabelStore(directory.path / "labels.sqlite")
         self.results: dict[str, Label | FailedLabel] = {}
+        folder = directory.path / "calculations"
+        self._executor = make_executor(config, folder)
         self._labeller = Labeller(
-            self.code, self.store, directory.path / "calculations", config.workers, config.timeout, config.gate
+            self.code,
+            self.store,
+            folder,
+            timeout=config.timeout,
+            gate=config.gate,
+            executor=self._executor,
         )
 
     def request(self, atoms: Atoms, info: Mapping[str, Any]) -> LabelRequest:
@@ -73,6 +81,7 @@ class Calculations:
     def close(self) -> None:
         """End the workers; what they had not finished is asked again when the run resumes."""
         self._labeller.close()
+        self._executor.terminate()
         self.store.close()
 
     def _take(self, answers: Iterable[Label | FailedLabel]) -> None:

@@ -27,10 +27,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from ideal.config import LabelGateConfig
+from ideal.config import LabelGateConfig, LabellingConfig
 from ideal.errors import LabelError
 from ideal.labelling.codes.base import CodeResult, ReferenceCode, first_line
 from ideal.labelling.executors.local import LocalExecutor
+from ideal.labelling.executors.make import make_executor
+from ideal.labelling.executors.relay import ExecutorError
 from ideal.labelling.gate import refuse_result, refuse_structure
 from ideal.labelling.store import LabelStore
 from ideal.labelling.task import (
@@ -48,7 +50,9 @@ from ideal.labelling.task import (
 from ideal.records import FailedLabel, Label, structure_key
 
 CHECK_SECONDS = 120.0
-"""Time limit of `check_workers`."""
+"""Time limit of the code's answer to `check_workers`."""
+QUEUE_SECONDS = 600.0
+"""Longest time that `check_workers` waits for a block of a batch system."""
 WAIT_SECONDS = 0.5
 """Longest sleep of `Labeller.wait` before it looks again, so that signals are noticed."""
 
@@ -309,6 +313,9 @@ class Labeller:
         if error is not None and getattr(error, "errno", None) in NO_SPACE:
             self._stop(key, LabelError(f"no space left for {folder}: {error}; free space, then `ideal-run resume`"))
             return
+        if isinstance(error, ExecutorError):
+            self._stop(key, ExecutorError(f"the workers are gone: {error}; mend that, then `ideal-run resume`"))
+            return
         left = _read(folder, key) if error is None else Result(str(error), float(getattr(error, "seconds", 0.0)))
         cause = self._refusal(atoms, left.numbers)
         if cause is None:
@@ -445,22 +452,39 @@ class Labeller:
         return sorted(self._folder.glob(f"{key[:16]}-*"))
 
 
-def check_workers(code: ReferenceCode, elements: Sequence[str], folder: str | Path) -> list[str]:
+def check_workers(
+    code: ReferenceCode, elements: Sequence[str], folder: str | Path, config: LabellingConfig | None = None
+) -> list[str]:
     """Start one worker and let it check the code there, as a calculation would find it.
 
     Args:
         code: the reference code.
         elements: chemical symbols.
-        folder: where the worker keeps its log.
+        folder: where the worker keeps its log; all machines see it.
+        config: names the executor; None: a worker on this machine.
 
     Returns:
         The lines of `ReferenceCode.check`.
 
     Raises:
-        LabelError: the worker does not start, or the code does not answer in it.
+        LabelError: the worker does not start, the code does not answer in it, or no block of the batch system started
+            in ten minutes.
+        MissingPackageError: the package of the executor is not installed.
     """
-    with LocalExecutor(1, Path(folder), CHECK_SECONDS) as executor:
-        answer = executor.submit(check_code, code.config.model_dump(mode="json"), list(elements)).result()
+    if config is None:
+        executor = make_executor(LabellingConfig(code=code.config, workers=1, timeout=CHECK_SECONDS), Path(folder))
+    else:
+        executor = make_executor(config.model_copy(update={"timeout": CHECK_SECONDS}), Path(folder))
+    try:
+        future = executor.submit(check_code, code.config.model_dump(mode="json"), list(elements))
+        answer = future.result(timeout=QUEUE_SECONDS)
+    except TimeoutError:
+        raise LabelError(
+            f"no worker answered within {QUEUE_SECONDS:g} s: the block still waits in the queue, or dies there (see "
+            "the batch system's own commands)"
+        ) from None
+    finally:
+        executor.terminate()
     if "error" in answer:
         raise LabelError(f"in a worker process: {answer['error']}")
     lines: list[str] = answer["lines"]

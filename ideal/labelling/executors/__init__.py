@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ideal.labelling.executors.local import LocalExecutor
-from ideal.labelling.executors.make import LabelExecutor, make_executor
+from ideal.labelling.executors.make import make_executor, open_executor
+from ideal.labelling.executors.relay import ExecutorError
 from ideal.labelling.executors.worker_process import WorkerError
 
-__all__ = ["LabelExecutor", "LocalExecutor", "WorkerError", "make_executor"]
+__all__ = ["ExecutorError", "LocalExecutor", "WorkerError", "make_executor", "open_executor"]

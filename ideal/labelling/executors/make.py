@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 from ideal.config import LabellingConfig, MpiExecutorConfig, ParslExecutorConfig
+from ideal.errors import LabelError
 from ideal.labelling.executors.local import LocalExecutor
+from ideal.labelling.executors.mpi import MpiExecutor, serving_ranks
+from ideal.labelling.executors.relay import RelayExecutor
 from ideal.labelling.executors.worker_process import Limits
 
 
-class LabelExecutor(Protocol):
-    """A `concurrent.futures.Executor` that can also be ended at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn(*args)``: a function of a module; arguments and value are JSON-able."""
-        ...
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Finish the queued tasks and end the workers."""
-        ...
-
-    def terminate(self) -> None:
-        """End everything at once: queued tasks are canceled, running ones get a `WorkerError` or nothing."""
-        ...
+@contextlib.contextmanager
+def open_executor(config: LabellingConfig, folder: Path) -> Iterator[LocalExecutor | RelayExecutor]:
+    """`make_executor` for a ``with`` block, at whose end everything is ended at once."""
+    executor = make_executor(config, folder)
+    try:
+        yield executor
+    finally:
+        executor.terminate()
 
 
-def make_executor(config: LabellingConfig, folder: Path) -> LabelExecutor:
+def make_executor(config: LabellingConfig, folder: Path) -> LocalExecutor | RelayExecutor:
     """The executor that a configuration names; its owner calls ``terminate``.
 
     Args:
@@ -46,9 +42,12 @@ def make_executor(config: LabellingConfig, folder: Path) -> LabelExecutor:
     kind = config.executor
     limits = Limits(config.timeout, config.memory, config.threads)
     if isinstance(kind, MpiExecutorConfig):
-        from ideal.labelling.executors.mpi import MpiExecutor
-
         return MpiExecutor(folder, limits)
+    if serving_ranks():
+        raise LabelError(
+            f"{serving_ranks() + 1} MPI ranks were started, but labelling.executor.type is {kind.type}: write mpi, or "
+            "start one process"
+        )
     if isinstance(kind, ParslExecutorConfig):
         from ideal.labelling.executors.parsl import ParslExecutor
 

@@ -7,7 +7,6 @@ a calculation that hangs, crashes or calls MPI itself never touches the ranks' o
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,47 +18,35 @@ from ideal.errors import LabelError, MissingPackageError
 from ideal.labelling.executors.relay import RelayExecutor, serve
 from ideal.labelling.executors.worker_process import Limits
 
-RANKS = {
-    "PMI_RANK": "PMI_SIZE",
-    "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
-    "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
-    "PMIX_RANK": "",
-}
-"""Variables that launchers set in every rank: its number, and how many there are."""
-
 _pool: Any = None  # the MPIPoolExecutor of the first rank while `ranks` is open
 
 
 @contextlib.contextmanager
-def ranks() -> Iterator[bool]:
+def ranks(expected: int | None = None) -> Iterator[bool]:
     """Divide the ranks of an MPI launch: the first goes on, the others serve until it is done.
 
-    Without a launcher, or with one rank, nothing happens and mpi4py is not imported.
+    Args:
+        expected: how many ranks the launcher started; None: not known.
 
     Yields:
         True where the program is to go on; False in a rank that has served.
 
     Raises:
-        MissingPackageError: several ranks, and no mpi4py.
+        MissingPackageError: mpi4py is not installed.
         LabelError: mpi4py belongs to another MPI than the launcher.
 
     Example:
-        >>> with ranks() as go_on:
+        >>> with ranks() as go_on:          # doctest: +SKIP
         ...     if go_on:
         ...         main()
     """
-    launched = next((name for name in RANKS if name in os.environ), None)
-    if launched is None or os.environ.get(RANKS[launched]) == "1":
-        yield True
-        return
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPICommExecutor
     except ImportError:
         raise MissingPackageError("mpi4py", "running under an MPI launcher", "pip install 'ideal-md[mpi]'") from None
-    expected = os.environ.get(RANKS[launched])
     size = MPI.COMM_WORLD.Get_size()
-    if expected is not None and size != int(expected):
+    if expected is not None and size != expected:
         library = MPI.Get_library_version().splitlines()[0]
         raise LabelError(
             f"the launcher started {expected} processes, but mpi4py sees {size}: it belongs to another MPI "
