@@ -40,16 +40,18 @@ from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
 from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
 from ideal.config_executors import ParslExecutorConfig as ParslExecutorConfig
+from ideal.config_labelling import CodeRule as CodeRule
+from ideal.config_labelling import LabelGateConfig as LabelGateConfig
+from ideal.config_labelling import LabellingConfig as LabellingConfig
 from ideal.config_messages import explain, explain_yaml
 from ideal.config_section import Section as Section
-from ideal.errors import ConfigError
+from ideal.errors import ConfigError, did_you_mean
 from ideal.quantities import (
     Duration,
     Energy,
     Force,
     InverseTime,
     Length,
-    Memory,
     Pressure,
     Temperature,
     Time,
@@ -178,6 +180,9 @@ class TrajectoryConfig(Section):
     structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
     sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
+    code: str | None = Field(
+        None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
+    )
     check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
     max_temperature: Temperature = Field(
         10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
@@ -352,45 +357,16 @@ class EmbeddingConfig(Section):
     guess_charges: bool = Field(
         True, description="Guess formal charges from common oxidation states where they make the frame neutral."
     )
+    workers: int = Field(
+        1,
+        ge=0,
+        description="Processes that make cells beside dynamics and labelling; 0: the run makes them itself, in turn. "
+        "The cells are the same.",
+    )
     output: Literal["cell", "cluster"] = Field(
         "cell",
         description="'cluster': no periodicity, molecules whole, cut bonds capped by hydrogen, for molecular codes.",
     )
-
-
-# --- labelling --------------------------------------------------------------------------------------------------------
-
-
-class LabelGateConfig(Section):
-    """What a label must satisfy to be believed."""
-
-    max_net_force: Force = Field(0.02, gt=0, description="Largest component of the summed forces (eV/Å).")
-    max_force: Force = Field(30.0, gt=0, description="Largest force on an atom (eV/Å).")
-    min_distance: Length = Field(
-        0.5, ge=0, description="Shortest distance between two atoms that is sent to the code (Å)."
-    )
-    max_stress: Pressure = Field(5.0, gt=0, description="Largest stress component in eV/Å³ (text: '800 GPa').")
-    max_entropy: Energy | None = Field(
-        0.2, gt=0, description="Largest T S of the smeared electrons in eV per atom; null: no limit."
-    )
-
-
-class LabellingConfig(Section):
-    """Reference calculations."""
-
-    code: CodeConfig = Field(description="The reference code; `type` names it.")
-    workers: int = Field(2, ge=1, description="Calculations that run at once on this machine (executor: local).")
-    timeout: Duration = Field(3600.0, gt=0, description="Time limit of one calculation in s (text: '30 min').")
-    memory: Memory | None = Field(
-        None,
-        gt=0,
-        description="Memory limit of one calculation in GB (text: '4 GB'), its programs together; null: none.",
-    )
-    threads: int = Field(1, ge=1, description="Threads of one calculation (OMP_NUM_THREADS and its kin).")
-    executor: ExecutorConfig = Field(
-        default_factory=LocalExecutorConfig, description="Where calculations run; a path names a site file."
-    )
-    gate: LabelGateConfig = Field(default_factory=LabelGateConfig, description="What a label must satisfy.")
 
 
 # --- data, model, training --------------------------------------------------------------------------------------------
@@ -589,6 +565,10 @@ class Config(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"trajectories: the name {twice[0]!r} is used twice; give each its own `name`")
+        for number, trajectory in enumerate(self.trajectories):
+            if trajectory.code is not None and trajectory.code not in self.labelling.codes:
+                valid = did_you_mean(trajectory.code, self.labelling.codes)
+                raise ValueError(f"trajectories.{number}.code: no code {trajectory.code!r} in labelling.codes; {valid}")
         if self.dataset.initial is None and self.dataset.rattled.count == 0:
             raise ValueError(
                 "dataset: nothing to start from; name a file in `dataset.initial` or let the run make structures "
@@ -719,16 +699,25 @@ def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
         if value is not None:
             dataset = dataset.model_copy(update={key: existing(value, f"dataset.{key}")})
     labelling = config.labelling
-    places = {
-        name: existing(place, f"labelling.code.{name}", kind)
-        for name, kind in labelling.code.places.items()
-        if isinstance(place := getattr(labelling.code, name), Path)
-    }
-    if places:
-        labelling = labelling.model_copy(update={"code": labelling.code.model_copy(update=places)})
-    if isinstance(labelling.code, TeacherConfig) and (folder / labelling.code.path).exists():
-        teacher = labelling.code.model_copy(update={"path": str((folder / labelling.code.path).resolve())})
-        labelling = labelling.model_copy(update={"code": teacher})
+
+    def placed(code: CodeSection, key: str) -> CodeSection:
+        places: dict[str, Any] = {
+            name: existing(place, f"{key}.{name}", kind)
+            for name, kind in code.places.items()
+            if isinstance(place := getattr(code, name), Path)
+        }
+        if isinstance(code, TeacherConfig) and (folder / code.path).exists():
+            places["path"] = str((folder / code.path).resolve())
+        return code.model_copy(update=places)
+
+    store = labelling.store
+    labelling = labelling.model_copy(
+        update={
+            "code": placed(labelling.code, "labelling.code"),
+            "codes": {name: placed(code, f"labelling.codes.{name}") for name, code in labelling.codes.items()},
+            "store": store if store is None or store.is_absolute() else folder / store,
+        }
+    )
     model = config.model
     if model.path is not None and (folder / model.path).exists():
         model = model.model_copy(update={"path": str((folder / model.path).resolve())})

@@ -37,7 +37,14 @@ class CodeSection(Section):
 
     numerical: ClassVar[frozenset[str]] = frozenset()
     places: ClassVar[dict[str, Literal["command", "folder", "file"]]] = {}
+    sampling: ClassVar[frozenset[str]] = frozenset({"kpoint_length", "charge", "spin", "stress"})
+    """Physics that differs between structures and leaves their energies on one scale."""
 
+    energy_offsets: dict[str, Energy] = Field(
+        default={},
+        description="eV per atom of each element, taken off the energy: how far this code's energies lie above those "
+        "of the code that they are learned with; empty: none.",
+    )
     dispersion: DispersionConfig | None = Field(None, description="Dispersion correction; null: none.")
     retries: list[dict[str, Any]] = Field(
         default=[],
@@ -47,8 +54,13 @@ class CodeSection(Section):
 
     def physics(self, *left_out: str) -> dict[str, Any]:
         """The settings that decide a label, JSON-able."""
-        excluded = {"type", "dispersion", "retries", *self.numerical, *self.places, *left_out}
+        excluded = {"type", "dispersion", "energy_offsets", "retries", *self.numerical, *self.places, *left_out}
         return self.model_dump(mode="json", exclude=excluded)
+
+    def energy_scale(self) -> dict[str, Any]:
+        """What must agree between two codes for their energies to be comparable, JSON-able."""
+        dispersion = None if self.dispersion is None else self.dispersion.model_dump(mode="json")
+        return {"type": getattr(self, "type", ""), "dispersion": dispersion, **self.physics(*self.sampling)}
 
     def numerics(self) -> dict[str, Any]:
         """The settings that decide whether a label is reached, JSON-able."""
