@@ -170,14 +170,15 @@ def _unknown_labels(data: Path, source: _Source, include_known: bool) -> list[La
 def _known_structures(run: Path) -> set[str]:
     """Keys (of the structure alone) of everything that a run was given to learn, or computed to learn."""
     from ideal.dataset.files import read_structures
+    from ideal.engine.run_directory import LABEL_STORE
     from ideal.labelling.store import LabelStore
     from ideal.records import structure_key
 
     known = []
     if (run / "initial_labels.extxyz").is_file():
         known += read_structures(run / "initial_labels.extxyz")
-    if (run / "labels.sqlite").is_file():
-        with LabelStore(run / "labels.sqlite", read_only=True) as store:
+    if (run / LABEL_STORE).is_file():
+        with LabelStore(run / LABEL_STORE, read_only=True) as store:
             known += [label.atoms for label in store.labels()]
     return {structure_key(atoms, {}) for atoms in known}
 

@@ -38,6 +38,7 @@ from ideal.engine.events import (
     RunStarted,
     StageFinished,
     StageStarted,
+    StoreRescued,
 )
 from ideal.engine.final_audit import FinalAudit
 from ideal.engine.held_out import evaluate_held_out
@@ -135,7 +136,8 @@ class Engine:
             stack.callback(self.directory.close)
             stack.enter_context(self._stop.listening())
             try:
-                self._calculations = Calculations(self.config.labelling, self.directory)
+                wanted = {trajectory.name: trajectory.code for trajectory in self.config.trajectories}
+                self._calculations = Calculations(self.config.labelling, self.directory, wanted)
                 stack.callback(self._calculations.close)
                 self._begin()
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
@@ -158,6 +160,8 @@ class Engine:
     def _begin(self) -> None:
         """Start a new run, or go on from the latest checkpoint."""
         folder = self._checkpoints.latest()
+        if self._calculations.rescued is not None:
+            self._journal.tell(StoreRescued(str(self._calculations.rescued)))
         is_new = self._note_session()
         start = read_starting_point(self.config)
         self._held_out = start.held_out

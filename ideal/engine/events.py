@@ -220,6 +220,15 @@ class LabelFailed(Event):
 
 
 @dataclass(frozen=True)
+class StoreRescued(Event):
+    """The label store was damaged; ``text`` says what was saved and where the damaged file is kept."""
+
+    name: ClassVar[str] = "store_rescued"
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Updated(Event):
     """The model and the distribution have learned; errors are those on the new labels.
 

@@ -3,7 +3,7 @@
     config.yaml                resolved configuration
     provenance.json            versions, git revision, platform, seed, one entry per session
     run.lock                   held (fcntl) while a process runs
-    labels.sqlite              every label and every failure (ideal.labelling.store)
+    labels.db                  every label and every failure (ideal.labelling.store); `ase db` reads it
     events.jsonl               what happened (ideal.engine.events)
     training.jsonl             one line per training epoch
     trajectories/NAME.extxyz   frames every `write_every` steps, with momenta and, where checked, u
@@ -35,6 +35,9 @@ from typing import Any
 from ideal.engine.events import Event, TrainingEpoch, plain
 from ideal.engine.storage import AppendFile, write_atomically, writing
 from ideal.errors import ConfigError, IdealError
+
+LABEL_STORE = "labels.db"
+"""Name of the label database in a run directory; the suffix is the one that ``ase db`` knows."""
 
 _held: set[str] = set()  # POSIX locks do not exclude a second user inside this process
 
@@ -181,6 +184,15 @@ class RunDirectory:
         """Append ``event`` to its file."""
         name = "training.jsonl" if isinstance(event, TrainingEpoch) else "events.jsonl"
         self.log(name).append(event.to_json() + "\n")
+
+    def label_store(self) -> Path:
+        """The run's label database; that of an earlier version is given its present name."""
+        path, before = self.path / LABEL_STORE, self.path / "labels.sqlite"
+        if before.is_file() and not path.exists():
+            for suffix in ("-wal", "-shm", ""):
+                if (old := before.with_name(before.name + suffix)).exists():
+                    old.rename(path.with_name(path.name + suffix))
+        return path
 
     def offsets(self) -> dict[str, int]:
         """Length in bytes of every append-only file, after making them durable."""

@@ -159,7 +159,7 @@ def test_labels_of_the_run_are_known_too(ideal_run: Run, work: Path, run_directo
     from ideal.labelling.store import LabelStore
 
     label = read_labels("data.extxyz")[5]
-    with LabelStore(run_directory / "labels.sqlite") as store:
+    with LabelStore(run_directory / "labels.db") as store:
         store.request(label.key, label.atoms)
         store.put(label)
     result = ideal_run("calibrate", "data.extxyz", "--model", "run", "--confidence", "0.8")

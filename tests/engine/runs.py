@@ -94,7 +94,7 @@ def _without_times(value: Any) -> Any:
 
 def outcome(path: Path) -> dict[str, Any]:
     """Everything that two equal runs share, bit for bit."""
-    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+    with LabelStore(path / "labels.db", read_only=True) as store:
         labels = {label.key: label.energy for label in store.labels()}
     files = ["substructures.extxyz", "crops.extxyz"]
     files += [str(file.relative_to(path)) for file in sorted((path / "trajectories").iterdir())]
@@ -118,9 +118,9 @@ def calculated(path: Path) -> list[str]:
 
 def committed(path: Path) -> list[str]:
     """The structures whose label is in the store, named as in `calculated`."""
-    if not (path / "labels.sqlite").is_file():
+    if not (path / "labels.db").is_file():
         return []
-    with LabelStore(path / "labels.sqlite") as store:  # not read-only: a killed run leaves a journal to take in
+    with LabelStore(path / "labels.db") as store:  # not read-only: a killed run leaves a journal to take in
         return [structure_digest(label.atoms) for label in store.labels()]
 
 

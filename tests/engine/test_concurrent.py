@@ -50,13 +50,13 @@ def test_killed_concurrent_run_loses_no_label_and_asks_none_twice(tmp_path: Path
     config = slow_config(tmp_path, seconds=0.2)
     assert in_child(lambda: Engine.create(config, path, kill_at("label_finished", 6)).run()) == -signal.SIGKILL
     finished_before = committed(path)
-    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+    with LabelStore(path / "labels.db", read_only=True) as store:
         before = {label.key for label in store.labels()}
     summary = Engine.resume(path).run()
     assert summary.status == "finished"
     done = Counter(calculated(path))
     assert all(done[structure] == 1 for structure in finished_before)
-    with LabelStore(path / "labels.sqlite", read_only=True) as store:
+    with LabelStore(path / "labels.db", read_only=True) as store:
         after = {label.key for label in store.labels()}
     submitted = {event["key"] for event in named(path, "label_submitted")}
     assert before <= after == submitted, "every label that was calculated belongs to a request of the resumed run"

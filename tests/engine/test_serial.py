@@ -45,7 +45,7 @@ def test_trajectory_continues_from_the_frame_where_it_stopped(reference: Finishe
 
 def test_labels_arrive_in_store_dataset_and_distribution(reference: Finished) -> None:
     submitted = [event["key"] for event in named(reference.path, "label_submitted")]
-    with LabelStore(reference.path / "labels.sqlite", read_only=True) as store:
+    with LabelStore(reference.path / "labels.db", read_only=True) as store:
         labels = {label.key: label for label in store.labels()}
         assert not store.failures()
     assert list(labels) == submitted, "with one worker labels finish in the order of asking"

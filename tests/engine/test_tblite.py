@@ -40,7 +40,7 @@ def test_silicon_labelled_by_tblite(tmp_path: Path) -> None:
     summary = Engine.create(config, tmp_path / "run").run()
     assert summary.status == "finished" and summary.steps == 10
     assert summary.labels.initial == 3 and summary.labels.done == summary.labels.asked > 0
-    with LabelStore(tmp_path / "run" / "labels.sqlite", read_only=True) as store:
+    with LabelStore(tmp_path / "run" / "labels.db", read_only=True) as store:
         assert all(label.code.startswith("tblite") and label.stress is not None for label in store.labels())
     update = named(tmp_path / "run", "updated")[0]
     assert update["after"]["force_mae"] > 0 and update["before"]["stress_mae"] is not None

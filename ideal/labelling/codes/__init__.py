@@ -28,7 +28,7 @@ _CLASSES = {
 
 
 def make_code(config: Section) -> ReferenceCode:
-    """The reference code of a configuration section, with its dispersion correction where one is asked for.
+    """The reference code of a configuration section, with dispersion and energy offsets where they are asked for.
 
     Raises:
         LabelError: no such code, or its files are missing.
@@ -44,8 +44,12 @@ def make_code(config: Section) -> ReferenceCode:
         raise LabelError(f"no reference code for a section {type(config).__name__}; valid types: {', '.join(CODES)}")
     module = importlib.import_module(f"ideal.labelling.codes.{kind}")
     code: ReferenceCode = getattr(module, _CLASSES[kind])(config)
-    if config.dispersion is None:
-        return code
-    from ideal.labelling.codes.dispersion import DispersionCorrected
+    if config.dispersion is not None:
+        from ideal.labelling.codes.dispersion import DispersionCorrected
 
-    return DispersionCorrected(code)
+        code = DispersionCorrected(code)
+    if config.energy_offsets:
+        from ideal.labelling.codes.offsets import WithOffsets
+
+        code = WithOffsets(code)
+    return code
