@@ -28,6 +28,7 @@ class Setting:
         distances: shortest distances of the known frames.
         r_core: Å.
         margin: Å.
+        growth: attempts with larger cells.
     """
 
     material: Material
@@ -36,10 +37,11 @@ class Setting:
     distances: dict[tuple[int, int], float]
     r_core: float = 4.0
     margin: float = 3.0
+    growth: int = 1
 
     @property
     def config(self) -> EmbeddingConfig:
-        return EmbeddingConfig(r_core=self.r_core, margin=self.margin, young_factor=1.0)
+        return EmbeddingConfig(r_core=self.r_core, margin=self.margin, growth_attempts=self.growth, young_factor=1.0)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def energy_relaxed(setting: Setting, frame: Atoms, index: int, rng: np.random.Ge
         setting.threshold,
         min_distances=setting.distances,
     )
+    if not crop.atoms.pbc.all():
+        return Cell(crop.atoms, crop.core, crop.center, False)
     reference = Reference(setting.material)
 
     def objective(positions: np.ndarray) -> tuple[float, np.ndarray]:

