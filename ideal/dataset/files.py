@@ -1,27 +1,34 @@
-"""Labels and structures in files.
+"""Labels and structures in files: extended XYZ, HDF5 (`.h5`), a database of ASE's (`.db`, a label store included).
 
-Any format that ASE reads will do, as long as each frame carries energy and forces; stress is taken when present. Where
-both a free energy and an energy are given, the free energy is the label's: with smearing it is the one that the forces
-are the derivative of.
+Any other format that ASE reads will do, as long as each frame carries energy and forces; stress is taken when present.
+Where both a free energy and an energy are given, the free energy is the label's: with smearing it is the one that the
+forces are the derivative of.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
+from ideal.ase_view import write_database
 from ideal.dataset.extxyz import format_frame
-from ideal.errors import ConfigError
+from ideal.errors import ConfigError, IdealError
 from ideal.records import Label, structure_key
 
+HDF5_SUFFIXES, ASE_SUFFIX = (".h5", ".hdf5"), ".db"
+_STORE_MARK = (0x1DEA1).to_bytes(4, "big")
 _UNKNOWN_CODE = "file"
+_KEY = re.compile(r"[0-9a-f]{64}")
 _OWN_KEYS = ("code", "energy_kind", "seconds", "label_key", "origin")
 
 
@@ -41,11 +48,15 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return frames
 
 
-def read_labels(path: str | Path) -> list[Label]:
+def read_labels(path: str | Path, keep_keys: bool = False) -> list[Label]:
     """Every frame of a file as a label.
 
     Keys are `structure_key` of the structure with ``{"source": code}``, where the code is what the frame's ``code``
     entry names, else "file".
+
+    Args:
+        path: the file.
+        keep_keys: take the key under which a store knew the label, where the file (one of `write_labels`) names it.
 
     Raises:
         ConfigError: as `read_structures`, or a frame has no finite energy or forces; the message names file and frame.
@@ -54,7 +65,12 @@ def read_labels(path: str | Path) -> list[Label]:
         >>> read_labels("lithium.extxyz")[0].energy  # doctest: +SKIP
         -30.41
     """
-    return [_label(frame, Path(path), index) for index, frame in enumerate(_read(Path(path)))]
+    labels = []
+    for index, frame in enumerate(_read(Path(path))):
+        known = str(frame.info.get("label_key", ""))
+        label = _label(frame, Path(path), index)
+        labels.append(replace(label, key=known) if keep_keys and _KEY.fullmatch(known) else label)
+    return labels
 
 
 def read_labels_and_structures(path: str | Path) -> tuple[list[Label], list[Atoms]]:
@@ -75,28 +91,49 @@ def read_labels_and_structures(path: str | Path) -> tuple[list[Label], list[Atom
 
 
 def write_labels(path: str | Path, labels: Iterable[Label]) -> None:
-    """Write labels as extended XYZ; `read_labels` gives the same numbers back to the last bit.
+    """Write labels; `read_labels` gives the same numbers back to the last bit.
 
-    The file appears whole or not at all.
+    The suffix decides the format: ``.h5`` and ``.hdf5`` (`ideal.dataset.hdf5`), ``.db`` (a database of ASE's), else
+    extended XYZ. The file appears whole or not at all.
 
     Raises:
+        ConfigError: the file is a label store, which is never replaced.
+        MissingPackageError: h5py is not installed.
         OSError: the folder cannot be written to.
 
     Example:
         >>> write_labels("labels.extxyz", labels)  # doctest: +SKIP
     """
     path = Path(path)
+    if is_label_store(path):
+        raise ConfigError(f"{path} is a label store and is never replaced; write to another file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for label in labels:
-                file.write(_format_label(label))
-            file.flush()
-            os.fsync(file.fileno())
+        if path.suffix in HDF5_SUFFIXES:
+            from ideal.dataset.hdf5 import write_hdf5
+
+            write_hdf5(temporary, labels)
+        elif path.suffix == ASE_SUFFIX:
+            write_database(temporary, iter(labels))
+        else:
+            with temporary.open("w", encoding="utf-8") as file:
+                for label in labels:
+                    file.write(_format_label(label))
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_label_store(path: Path) -> bool:
+    """Whether a file is a label store (`ideal.labelling.store`), by the program's mark in its header."""
+    try:
+        with path.open("rb") as file:
+            return file.read(72)[68:] == _STORE_MARK
+    except OSError:
+        return False
 
 
 def _format_label(label: Label) -> str:
@@ -120,7 +157,9 @@ def _read(path: Path) -> list[Atoms]:
     if path.stat().st_size == 0:
         raise ConfigError(f"{path}: the file is empty; give a file with at least one frame")
     try:
-        read = ase.io.read(path, index=":")
+        read = _READERS.get(path.suffix, _read_with_ase)(path)
+    except IdealError:
+        raise
     except Exception as error:
         # ASE's readers raise whatever their parsing meets; the cause is kept in the chain.
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -142,6 +181,36 @@ def _read(path: Path) -> list[Atoms]:
         if not np.isfinite(frame.cell.array).all():
             raise ConfigError(f"{path}: frame {index}: the cell is not finite; correct or remove it")
     return frames
+
+
+def _read_with_ase(path: Path) -> Any:
+    return ase.io.read(path, index=":")
+
+
+def _read_hdf5(path: Path) -> list[Atoms]:
+    from ideal.dataset.hdf5 import read_hdf5
+
+    return read_hdf5(path)
+
+
+def _read_database(path: Path) -> list[Atoms]:
+    """The frames of a database of ASE's, with what we know of rows that we wrote."""
+    frames = []
+    with ase.db.connect(path, use_lock_file=False) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            atoms.info = dict(row.key_value_pairs)
+            data = row.data
+            if "label_key" in data:
+                atoms.info |= {"label_key": data["label_key"], "origin": data["origin"]}
+                for name, values in data.get("arrays", {}).items():
+                    atoms.set_array(name, np.array(values, dtype=data["dtypes"][name]))
+                atoms.info.pop("digest", None)
+            frames.append(atoms)
+    return frames
+
+
+_READERS = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".db": _read_database}
 
 
 def _label(frame: Atoms, path: Path, index: int) -> Label:

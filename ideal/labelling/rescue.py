@@ -1,7 +1,7 @@
 """What can still be read of a damaged label store, saved into a new one; the damaged file is kept.
 
 Each row is read by its number, so that a damaged page costs the rows on it and no others. A label counts as read when
-its checksum holds. What its own tables no longer give is taken from its copy in ASE's (`ideal.labelling.ase_view`).
+its checksum holds. What its own tables no longer give is taken from its copy in ASE's (`ideal.ase_view`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideal.ase_view import AseView
 from ideal.errors import LabelError
-from ideal.labelling.ase_view import AseView
 from ideal.labelling.codec import encode_atoms
 from ideal.labelling.store import DamagedStoreError, LabelStore, Request, failure_of, label_of, request_of
 from ideal.labelling.store_schema import digest

@@ -4,7 +4,7 @@ A request is recorded before it is calculated, so that a killed run knows exactl
 recorded with its cause; when it is asked again, a later success takes its place. Arrays are raw little-endian
 bytes, everything else is JSON or a number: nothing is pickled. The file is in write-ahead mode with full
 synchronization: others may read it while a run writes. Several runs may share it (`ideal.labelling.claims`), and
-``ase db`` reads it (`ideal.labelling.ase_view`).
+``ase db`` reads it (`ideal.ase_view`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from ideal.ase_view import AseView, create_tables
 from ideal.errors import LabelError
 from ideal.labelling import store_schema
-from ideal.labelling.ase_view import AseView, create_tables
 from ideal.labelling.claims import BEAT_SECONDS, Claim, Claims
 from ideal.labelling.codec import decode_atoms, encode_atoms
 from ideal.labelling.store_schema import APPLICATION_ID, SCHEMA_VERSION

@@ -5,7 +5,7 @@ labels     energy, forces, stress of those that are done, each with a checksum
 failures   every failure with its cause, code, folder and the circumstances under which it stands
 owners     processes that calculate for this store; claims: which of them calculates what
 codes      the settings behind the short name that a label's info carries
-systems, species, keys ...   the labels once more as ASE's database format has them (`ideal.labelling.ase_view`)
+systems, species, keys ...   the labels once more as ASE's database format has them (`ideal.ase_view`)
 """
 
 from __future__ import annotations

@@ -1,20 +1,26 @@
-"""The labels of a store once more in ASE's own database format, in the same file: ``ase db labels.db`` reads it.
+"""Labels as rows of ASE's own database format, which ``ase db`` reads.
 
-ASE writes the rows (`ase.db.sqlite`), into our connection and within our transaction, so that both forms of a label
-appear together or not at all. They are also the second copy that `ideal.labelling.rescue` falls back on when a page of
-the first is damaged. What is edited there by ``ase db`` does not reach the labels.
+A label store holds them beside its own tables, in one file: ASE writes the rows (`ase.db.sqlite`) into our connection
+and within our transaction, so that both forms of a label appear together or not at all. They are also the second copy
+that a rescue falls back on when a page of the first is damaged. What is edited there by ``ase db`` does not reach the
+labels of the store.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db.sqlite import SQLite3Database, all_tables, index_statements, init_statements
+from ase.db.sqlite import SQLite3Database, index_statements, init_statements
 
 from ideal.records import Label
+
+_COLUMNS = ("numbers", "positions", "momenta", "tags", "masses", "initial_magmoms", "initial_charges")
+"""Per-atom arrays that ASE's format has columns for."""
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -51,7 +57,13 @@ class AseView:
         self._database.write(
             atoms,
             {"code": label.code, "energy_kind": label.energy_kind, "seconds": float(label.seconds)},
-            {"label_key": label.key, "digest": digest, "origin": dict(label.info)},
+            {
+                "label_key": label.key,
+                "digest": digest,
+                "origin": dict(label.info),
+                "arrays": {name: array.tolist() for name, array in atoms.arrays.items() if name not in _COLUMNS},
+                "dtypes": {name: array.dtype.str for name, array in atoms.arrays.items() if name not in _COLUMNS},
+            },
         )
 
     def ids(self) -> list[int]:
@@ -67,6 +79,8 @@ class AseView:
         row = self._database.get(id=number)
         atoms = row.toatoms()
         atoms.calc, atoms.info = None, {}
+        for name, values in row.data.get("arrays", {}).items():
+            atoms.set_array(name, np.array(values, dtype=row.data["dtypes"][name]))
         stress = row.get("stress")
         label = Label(
             key=row.data["label_key"],
@@ -82,5 +96,19 @@ class AseView:
         return label, row.data["digest"]
 
 
-TABLES = (*all_tables, "information")
-"""Names of ASE's tables."""
+def write_database(path: Path, labels: Iterator[Label]) -> None:
+    """A database of ASE's with these labels.
+
+    Args:
+        path: a file that does not exist yet.
+        labels: written in this order.
+    """
+    connection = sqlite3.connect(path)
+    try:
+        create_tables(connection)
+        view = AseView(path, connection)
+        for label in labels:
+            view.add(label, "")
+        connection.commit()
+    finally:
+        connection.close()
