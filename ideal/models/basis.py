@@ -80,6 +80,11 @@ class Basis:
         }
         self._placed: tuple[torch.dtype, torch.device] | None = None
 
+    @property
+    def n_columns(self) -> int:
+        """Number of columns (l, n, m) of the three-body sum."""
+        return self._exact["columns"].shape[1]
+
     _bond_matrix: Tensor
     _angle_matrix: Tensor
     _wave_numbers: Tensor
