@@ -10,6 +10,19 @@ def available_instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
 def select_instruction_set(name: str) -> None: ...
 
+def list_pairs(
+    positions: np.ndarray, cell: np.ndarray, periodic: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+def edges_within(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    periodic: np.ndarray,
+    cutoff: float,
+    first: np.ndarray,
+    target: np.ndarray,
+    images: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, Array, int, int, float]: ...
+
 class SoapPowerSpectrum:
     def __init__(
         self,

@@ -1,8 +1,9 @@
-// NeighborBins against all pairs, for every combination of periodic axes and for cells smaller than the cutoff.
+// NeighborBins and the neighbor list against all pairs, for every combination of periodic axes and for cells smaller than the cutoff.
 #include "check.hpp"
 #include "sample.hpp"
 
 #include "ideal/errors.hpp"
+#include "ideal/neighbor_list.hpp"
 #include "ideal/neighbors.hpp"
 
 #include <cmath>
@@ -56,6 +57,23 @@ Neighborhood through_bins(const ideal::NeighborBins& bins, std::size_t center) {
     return found;
 }
 
+/// The same from a list made with a skin, after the atoms have moved.
+Neighborhood through_list(const ideal::EdgeList& edges, std::size_t center) {
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < center; ++i) begin += edges.count[i];
+    Neighborhood found;
+    for (std::size_t e = begin; e < begin + edges.count[center]; ++e) {
+        const double* d = edges.vectors.data() + 3 * e;
+        ++found.count;
+        found.sum += std::hypot(d[0], d[1], d[2]);
+    }
+    return found;
+}
+
+ideal::EdgeList edges_of(const Sample& sample, const ideal::PairList& pairs, double cutoff) {
+    return ideal::edges_within(sample.view(), cutoff, pairs.first.data(), pairs.target.data(), pairs.images.data());
+}
+
 } // namespace
 
 int main() {
@@ -68,6 +86,17 @@ int main() {
             const ideal::NeighborBins bins(sample.view(), species, cutoff);
             for (std::size_t i = 0; i < sample.numbers.size(); ++i) {
                 const Neighborhood expected = brute_force(sample, i, cutoff), found = through_bins(bins, i);
+                CHECK(expected.count == found.count);
+                CHECK_NEAR(expected.sum, found.sum, 1e-9 * (1 + expected.sum));
+            }
+
+            const ideal::PairList before = ideal::list_pairs(sample.view(), cutoff + 0.6);
+            for (std::size_t k = 0; k < sample.positions.size(); ++k) sample.positions[k] += 0.15 * ((k * 7) % 3 - 1.0);
+            const ideal::EdgeList reused = edges_of(sample, before, cutoff);
+            const ideal::EdgeList fresh = edges_of(sample, ideal::list_pairs(sample.view(), cutoff + 1e-6), cutoff);
+            CHECK(reused.vectors == fresh.vectors && reused.target == fresh.target && reused.count == fresh.count);
+            for (std::size_t i = 0; i < sample.numbers.size(); ++i) {
+                const Neighborhood expected = brute_force(sample, i, cutoff), found = through_list(reused, i);
                 CHECK(expected.count == found.count);
                 CHECK_NEAR(expected.sum, found.sum, 1e-9 * (1 + expected.sum));
             }
