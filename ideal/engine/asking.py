@@ -1,16 +1,19 @@
-"""From an uncertain frame to label requests: select atoms, draw audits, embed each, keep the accepted cells."""
+"""From an uncertain frame to label requests: select atoms, draw audits, have cells made, keep the accepted ones.
+
+A frame *opens* the cells of the atoms that were selected; they are made beside everything else (`ideal.embedding.pool`)
+and *taken* in the order of asking, each as soon as it is made. When the last selected one is in, the audits that go
+with them are drawn and opened.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import numpy as np
 
 from ideal.audit import AuditDraw
 from ideal.config import Config
-from ideal.embedding import embed
+from ideal.embedding.pool import CellJob, CellPool, Order
 from ideal.engine.auditing import Auditor
 from ideal.engine.budget import LabelBudget
 from ideal.engine.calculations import Calculations
@@ -18,16 +21,14 @@ from ideal.engine.events import Embedded
 from ideal.engine.frame_files import cell_to_label, crop_frame, substructure_frame
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
-from ideal.engine.seeds import derive_seed
+from ideal.engine.open_cells import OpenCell
 from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.records import FloatArray, Frame
 from ideal.selection import select
 
-Purpose = Literal["selected", "audit"]
-
 
 class Asker:
-    """Decides what a frame asks for.
+    """Decides what a frame asks for, and has it made.
 
     Args:
         config: the run's configuration.
@@ -36,6 +37,7 @@ class Asker:
         budget: labels that may still be asked for.
         calculations: names the keys.
         journal: told about every embedded atom.
+        pool: makes the cells.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Asker:
         budget: LabelBudget,
         calculations: Calculations,
         journal: Journal,
+        pool: CellPool,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -53,12 +56,16 @@ class Asker:
         self._budget = budget
         self._calculations = calculations
         self._journal = journal
+        self._pool = pool
+        self._orders: dict[OpenCell, tuple[Order, int]] = {}
 
-    def requests(self, trajectory: Trajectory, u: FloatArray) -> list[LabelRequest]:
-        """The labels that the trajectory's present frame earns, audits last; empty when it may go on without.
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self, trajectory: Trajectory, u: FloatArray) -> list[OpenCell]:
+        """The cells that the trajectory's present frame earns; empty when it may go on without. Nothing is begun yet.
 
         Nothing is asked for while the trajectory is within ``selection.min_steps_between`` of its last learning, nor
-        beyond ``engine.max_labels``. A selected atom that cannot be embedded is told, counted and left out.
+        beyond ``engine.max_labels``.
 
         Args:
             trajectory: stands at the frame.
@@ -66,89 +73,121 @@ class Asker:
         """
         if not trajectory.may_ask(self._config.selection.min_steps_between):
             return []
+        learner = self._learner
         frame = Frame(cell_to_label(trajectory.sampler.atoms), trajectory.name, trajectory.step)
-        uncertainty = self._learner.uncertainty
-        selection = select(frame, u, self._learner.threshold, self._config.selection, uncertainty)
+        with self._journal.times.stage("uncertainty"):
+            selection = select(
+                frame, u, learner.threshold, self._config.selection, learner.uncertainty, self._config.seed
+            )
         if selection.indices.size and self._budget.selected == 0:
             self._budget.tell_spent(trajectory.name, trajectory.step)
             return []
-        requests: list[LabelRequest] = []
-        for atom in selection.indices:
-            if len(requests) >= self._budget.selected:
-                break
-            request = self._embed(frame, int(atom), "selected", requests)
-            if request is None:
-                trajectory.refused += 1
-                self._journal.counters.refused += 1
-            else:
-                requests.append(request)
-        if requests:
-            requests += self.audits(self._auditor.close(len(requests)), requests)
-        return requests
+        return [
+            OpenCell(
+                frame.atoms, frame.trajectory, frame.step, atoms, "selected", learner.threshold, learner.in_distribution
+            )
+            for atoms in selection.cells
+        ]
 
-    def audits(self, draws: Sequence[AuditDraw], asked: Sequence[LabelRequest] = ()) -> list[LabelRequest]:
-        """Requests for environments that were drawn from those held for certain.
+    def audits_of(self, n_selected: int) -> list[OpenCell]:
+        """The audits that go with ``n_selected`` cells of one frame."""
+        return self.open_audits(self._auditor.close(n_selected))
 
-        One that cannot be embedded, whose cell is known, or for which ``engine.max_labels`` leaves no label is counted
-        and left out.
+    def open_audits(self, draws: Sequence[AuditDraw]) -> list[OpenCell]:
+        """The cells of environments that were drawn from those held for certain."""
+        learner = self._learner
+        return [
+            OpenCell(
+                cell_to_label(draw.atoms),
+                draw.trajectory,
+                draw.step,
+                (draw.atom,),
+                "audit",
+                learner.threshold,
+                learner.in_distribution,
+                float(draw.weight),
+            )
+            for draw in draws
+        ]
+
+    # --- making -------------------------------------------------------------------------------------------------------
+
+    def order(self, cells: Sequence[OpenCell]) -> None:
+        """Have cells made by the distribution as it is now."""
+        version = self._learner.updates
+        for cell in cells:
+            job = CellJob(
+                cell.atoms, cell.centers, cell.seed(self._config.seed), cell.limit, dict(self._learner.min_distances)
+            )
+            self._orders[cell] = self._pool.order(job, self._learner.uncertainty, version), version
+
+    def is_made(self, cell: OpenCell) -> bool:
+        """Whether `take` has nothing to wait for."""
+        return self._orders[cell][0].ready
+
+    def is_current(self, cell: OpenCell) -> bool:
+        """Whether nothing was learned since the cell was ordered: having it made again would give the same one."""
+        return self._orders[cell][1] == self._learner.updates
+
+    def wait(self, cell: OpenCell, seconds: float) -> None:
+        """Return when the cell is made, or after ``seconds``."""
+        with self._journal.times.stage("embedding"):
+            self._orders[cell][0].wait(seconds)
+
+    def drop(self, cells: Sequence[OpenCell]) -> None:
+        """Have cells no longer made."""
+        for cell in cells:
+            self._orders.pop(cell)[0].cancel()
+
+    # --- taking -------------------------------------------------------------------------------------------------------
+
+    def may_take(self, cell: OpenCell) -> bool:
+        """Whether ``engine.max_labels`` leaves a label for it."""
+        return (self._budget.selected if cell.purpose == "selected" else self._budget.audits) >= 1
+
+    def take(self, cell: OpenCell, asked: Sequence[LabelRequest]) -> LabelRequest | None:
+        """The request for a cell, waited for where it is not made yet; None when it is refused or known.
+
+        Writes and tells either way.
 
         Args:
-            draws: what was drawn.
-            asked: requests that go out with them.
-        """
-        requests: list[LabelRequest] = []
-        for draw in draws:
-            if len(asked) + len(requests) >= self._budget.audits:
-                break
-            frame = Frame(cell_to_label(draw.atoms), draw.trajectory, draw.step)
-            request = self._embed(frame, draw.atom, "audit", [*asked, *requests], weight=float(draw.weight))
-            if request is not None:
-                requests.append(request)
-        self._journal.counters.audits_missing += len(draws) - len(requests)
-        return requests
+            cell: has been ordered.
+            asked: requests that were taken before it and wait for the same update.
 
-    def _embed(
-        self, frame: Frame, atom: int, purpose: Purpose, asked: Sequence[LabelRequest], **origin: Any
-    ) -> LabelRequest | None:
-        """The request for the cell around an atom; None when it is refused or known. Writes and tells either way."""
-        name, step = frame.trajectory, frame.step
-        stream = "embedding" if purpose == "selected" else "audit embedding"
-        start = time.perf_counter()
+        Raises:
+            EmbeddingError, UncertaintyError: no cell can be made of this frame.
+        """
+        order, _ = self._orders.pop(cell)
         with self._journal.times.stage("embedding"):
-            cell = embed(
-                frame.atoms,
-                atom,
-                self._learner.uncertainty,
-                rng=derive_seed(self._config.seed, stream, name, step, atom),
-                config=self._config.embedding,
-                threshold=self._learner.in_distribution,
-                min_distances=self._learner.min_distances,
-            )
-        seconds = time.perf_counter() - start
+            made, seconds = order.cell()
+        name, step, atom = cell.trajectory, cell.step, cell.atom
         request = None
-        reason = cell.reason
-        if cell.accepted:
+        reason = made.reason
+        if made.accepted:
             info = {
-                "purpose": purpose,
+                "purpose": cell.purpose,
                 "trajectory": name,
                 "step": step,
                 "atom": atom,
-                "max_u": float(cell.max_u),
-                "whole_frame": bool(cell.whole_frame),
-                "center": int(cell.center),
-                "core": np.flatnonzero(cell.core).tolist(),
-                "threshold": self._learner.threshold,
-                **origin,
+                "max_u": float(made.max_u),
+                "whole_frame": bool(made.whole_frame),
+                "center": int(made.center),
+                "core": np.flatnonzero(made.core).tolist(),
+                "threshold": cell.threshold,
             }
-            request = self._calculations.request(cell_to_label(cell.atoms), info)
+            if len(cell.centers) > 1:
+                info["atoms"] = list(cell.centers)
+            if cell.weight is not None:
+                info["weight"] = cell.weight
+            request = self._calculations.request(cell_to_label(made.atoms), info)
             reason = self._known(request.key, {other.key for other in asked})
         if reason:
             request = None
         key = request.key if request else ""
         directory = self._journal.directory
         with self._journal.times.stage("io"):
-            directory.log("substructures.extxyz").append(substructure_frame(cell, key, name, step, atom))
-            directory.log("crops.extxyz").append(crop_frame(cell, key, name, step, atom))
+            directory.log("substructures.extxyz").append(substructure_frame(made, key, name, step, atom))
+            directory.log("crops.extxyz").append(crop_frame(made, key, name, step, atom))
         self._journal.tell(
             Embedded(
                 trajectory=name,
@@ -156,14 +195,30 @@ class Asker:
                 atom=atom,
                 accepted=request is not None,
                 reason=reason,
-                n_atoms=len(cell.atoms),
-                max_u=float(cell.max_u),
+                n_atoms=len(made.atoms),
+                max_u=float(made.max_u),
                 seconds=seconds,
                 key=key,
-                purpose=purpose,
+                purpose=cell.purpose,
             )
         )
         return request
+
+    def take_audits(self, draws: Sequence[AuditDraw]) -> list[LabelRequest]:
+        """Requests for environments that were drawn, all at once.
+
+        One that cannot be embedded, whose cell is known, or for which ``engine.max_labels`` leaves no label is counted
+        and left out.
+        """
+        cells = self.open_audits(draws)[: int(min(self._budget.audits, len(draws)))]
+        self.order(cells)
+        requests: list[LabelRequest] = []
+        for cell in cells:
+            request = self.take(cell, requests)
+            if request is not None:
+                requests.append(request)
+        self._journal.counters.audits_missing += len(draws) - len(requests)
+        return requests
 
     def _known(self, key: str, asked: set[str]) -> str:
         """Why an accepted cell earns no label of its own; empty when it does."""

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ideal.config import Config, dump_config, load_config
+from ideal.embedding.pool import CellPool
 from ideal.engine import engine_state
 from ideal.engine.answering import announce, learn, training_progress
 from ideal.engine.asking import Asker
@@ -47,13 +48,14 @@ from ideal.engine.journal import Journal, Listener
 from ideal.engine.learner import Learner, errors_as_dict
 from ideal.engine.mover import Mover
 from ideal.engine.provenance import provenance, session
+from ideal.engine.requesting import Requests
 from ideal.engine.run_directory import RunDirectory
 from ideal.engine.seeds import derive_seed
 from ideal.engine.startup import StartingPoint, label_initial, read_starting_point
 from ideal.engine.storage import DiskFullError, disk_full, is_disk_full
 from ideal.engine.summary import Outcome, RunSummary, summarize
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
-from ideal.errors import EmbeddingError, IdealError, SamplerError, UncertaintyError
+from ideal.errors import IdealError, SamplerError
 from ideal.models.calculator import IdealCalculator
 from ideal.samplers import make_sampler
 
@@ -139,6 +141,9 @@ class Engine:
                 wanted = {trajectory.name: trajectory.code for trajectory in self.config.trajectories}
                 self._calculations = Calculations(self.config.labelling, self.directory, wanted)
                 stack.callback(self._calculations.close)
+                self._pool = CellPool(self.config.embedding)
+                stack.callback(self._pool.close)
+                self._pool.start()
                 self._begin()
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
                     self._await_final_audit()
@@ -212,8 +217,10 @@ class Engine:
         steps = {trajectory.name: trajectory.step for trajectory in self._trajectories}
         self._journal.tell(Resumed(self._checkpoints.latest_number(), steps))
         for requests in (*(trajectory.requests for trajectory in self._trajectories), self._final_audit.requests):
-            self._tell_submitted([request for request in requests if store.get(request.key) is None])
-            self._submit(requests)
+            self._requests.tell_submitted([request for request in requests if store.get(request.key) is None])
+            self._requests.submit(requests)
+        for trajectory in self._trajectories:
+            self._requests.resume(trajectory)
 
     def _use(self, learner: Learner, start: StartingPoint) -> None:
         """Take the learner and put every trajectory at its start."""
@@ -222,8 +229,9 @@ class Engine:
         self._auditor, self._budget = auditor, budget
         self._calibrator = Calibrator(self.config, learner, auditor, self._journal)
         self._final_audit = FinalAudit()
-        self._asker = Asker(self.config, learner, auditor, budget, self._calculations, self._journal)
+        self._asker = Asker(self.config, learner, auditor, budget, self._calculations, self._journal, self._pool)
         self._mover = Mover(self.config, learner, auditor, self._journal, after_step=self._stop_if_asked)
+        self._requests = Requests(self.config, self._asker, self._mover, self._calculations, self._journal, self._save)
         self._trajectories = [
             Trajectory(
                 config,
@@ -256,7 +264,8 @@ class Engine:
         }
 
     def _await_initial(self, requests: Sequence[LabelRequest]) -> None:
-        self._tell_submitted(requests)
+        for request in requests:
+            self._journal.tell(LabelSubmitted(request.key, "", 0, 0, len(request.atoms), "initial"))
         announced: set[str] = set()
         while not announce(self._calculations, self._journal, requests, announced, in_order=self._is_serial):
             self._wait_for_labels("starting")
@@ -273,7 +282,7 @@ class Engine:
         if trajectory.status is RUNNING:
             self._move_and_ask(trajectory)
         while trajectory.status is WAITING and not self._has_answers(trajectory):
-            self._wait_for_labels("running")
+            self._wait([trajectory])
         # From here on a checkpoint belongs to the next one's turn.
         self._turn = (self._turn + 1) % len(self._trajectories)
         if trajectory.status is WAITING:
@@ -290,71 +299,35 @@ class Engine:
                 self._move_and_ask(trajectory)
                 self._save_if_due(trajectory)
             self._calculations.poll()
-            self._learn_what_is_complete()
+            self._take_and_learn()
             self._stop_if_asked()
         if not moved:
-            self._wait_for_labels("running")
-            self._learn_what_is_complete()
+            self._wait([trajectory for trajectory in self._trajectories if trajectory.status is WAITING])
+            self._take_and_learn()
 
-    def _learn_what_is_complete(self) -> None:
+    def _take_and_learn(self) -> None:
+        """Take the cells that are made; whoever's answers are complete learns."""
         for trajectory in self._trajectories:
+            self._requests.take_made(trajectory, self._learned.threshold)
             if trajectory.status is WAITING and self._has_answers(trajectory):
                 self._learn(trajectory)
 
     def _move_and_ask(self, trajectory: Trajectory) -> None:
         u = self._mover.move(trajectory)
-        if u is None:
+        if u is not None:
+            self._requests.ask(trajectory, u, self._learned.threshold)
+
+    def _wait(self, waiting: Sequence[Trajectory]) -> None:
+        """Wait for the next cell of one of them, else for labels."""
+        opened = next((trajectory for trajectory in waiting if trajectory.open_cells), None)
+        if opened is None:
+            self._wait_for_labels("running")
             return
-        refused_before = trajectory.refused
-        try:
-            requests = self._asker.requests(trajectory, u)
-        except (EmbeddingError, UncertaintyError) as error:
-            self._mover.fail(trajectory, error)
-            return
-        if requests:
-            trajectory.refused_checks = 0
-            self._ask(trajectory, requests)
-        elif trajectory.refused > refused_before:
-            self._refused(trajectory)
-        elif u.max() <= self._learned.threshold:
-            trajectory.refused_checks = 0
-
-    def _refused(self, trajectory: Trajectory) -> None:
-        """Give a trajectory up that moves on and on through what can be neither embedded nor learned."""
-        trajectory.refused_checks += 1
-        if trajectory.refused_checks >= self.config.selection.max_refused_checks:
-            reason = (
-                f"no uncertain atom could be embedded at {trajectory.refused_checks} checks in a row, u is now "
-                f"{trajectory.max_u:.3g} against a threshold of {self._learned.threshold:.3g}; give the run more "
-                "initial data, lower check_every, timestep or temperature, or raise selection.max_refused_checks"
-            )
-            self._mover.fail(trajectory, SamplerError(reason))
-
-    def _ask(self, trajectory: Trajectory, requests: list[LabelRequest]) -> None:
-        """Let the trajectory wait; the checkpoint comes before the cells go out, so that none is ever unknown."""
-        trajectory.requests = requests
-        trajectory.announced = set()
-        trajectory.status = WAITING
-        trajectory.last_checkpoint_step = trajectory.step
-        self._send(requests)
-
-    def _send(self, requests: Sequence[LabelRequest]) -> None:
-        """Count, tell, save, submit."""
-        self._journal.counters.asked += len(requests)
-        self._journal.counters.audits += sum(request.info["purpose"] == "audit" for request in requests)
-        self._tell_submitted(requests)
-        self._save()
-        self._submit(requests)
-
-    def _tell_submitted(self, requests: Sequence[LabelRequest]) -> None:
-        for request in requests:
-            name, step, atom = (request.info.get(key, 0) for key in ("trajectory", "step", "atom"))
-            purpose = request.info["purpose"]
-            self._journal.tell(LabelSubmitted(request.key, name or "", step, atom, len(request.atoms), purpose))
-
-    def _submit(self, requests: Sequence[LabelRequest]) -> None:
-        for request in requests:
-            self._calculations.submit(request)
+        self._requests.wait(opened, LABEL_WAIT)
+        self._calculations.poll()
+        self._requests.take_made(opened, self._learned.threshold)
+        self._status("running", now=False)
+        self._stop_if_asked()
 
     def _wait_for_labels(self, state: str) -> None:
         with self._journal.times.stage("labelling_wait"):
@@ -363,7 +336,9 @@ class Engine:
         self._stop_if_asked()
 
     def _has_answers(self, waiting: Trajectory | FinalAudit) -> bool:
-        """Whether every label that is waited for is in."""
+        """Whether every label that is waited for is in; in serial mode none is told before the last cell is made."""
+        if isinstance(waiting, Trajectory) and waiting.open_cells:
+            return False
         requests, announced = waiting.requests, waiting.announced
         told = announce(self._calculations, self._journal, requests, announced, self._is_serial)
         return told and all(request.key in self._calculations.results for request in requests)
@@ -397,8 +372,8 @@ class Engine:
         draws = self._auditor.close_last(counters.asked - counters.audits, self._budget.audits)
         if draws:
             self._journal.tell(StageStarted("final_audit"))
-            self._final_audit.requests = self._asker.audits(draws)
-            self._send(self._final_audit.requests)
+            self._final_audit.requests = self._asker.take_audits(draws)
+            self._requests.send(self._final_audit.requests)
             self._await_final_audit()
 
     def _await_final_audit(self) -> None:

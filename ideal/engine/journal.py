@@ -100,7 +100,7 @@ def _describe(trajectory: Trajectory) -> dict[str, Any]:
         "time_fs": sampler.time_fs,
         "temperature": sampler.temperature,
         "max_u": trajectory.max_u,
-        "pending": len(trajectory.requests),
+        "pending": len(trajectory.open_cells) + len(trajectory.requests),
         "refused": trajectory.refused,
         "reason": trajectory.reason,
     }

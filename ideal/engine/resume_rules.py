@@ -14,6 +14,7 @@ from ideal.errors import ConfigError
 
 ALLOWED = (
     "engine.max_labels",
+    "embedding.workers",
     "labelling.workers",
     "labelling.timeout",
     "labelling.memory",

@@ -1,6 +1,6 @@
 """One trajectory of a run: its sampler, and where it stands in the loop.
 
-RUNNING --asks--> WAITING --learned--> RUNNING --last step--> FINISHED
+RUNNING --asks--> WAITING (cells are made, then labelled) --learned--> RUNNING --last step--> FINISHED
    \\--left the physical range--> FAILED
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 
 from ideal.config import TrajectoryConfig
+from ideal.engine.open_cells import OpenCell, atoms_from_state, atoms_state, cells_from_state, cells_state
 from ideal.samplers.base import Sampler
 
 
@@ -46,23 +46,13 @@ class LabelRequest:
         return {
             "key": self.key,
             "info": dict(self.info),
-            "numbers": np.asarray(self.atoms.numbers, dtype=np.int64),
-            "positions": np.asarray(self.atoms.positions, dtype=np.float64),
-            "cell": np.asarray(self.atoms.cell.array, dtype=np.float64),
-            "pbc": np.asarray(self.atoms.pbc, dtype=np.bool_),
-            "magnetic_moments": self.atoms.get_initial_magnetic_moments(),
-            "charges": self.atoms.get_initial_charges(),
+            **atoms_state(self.atoms),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> LabelRequest:
         """The request that `state` described."""
-        atoms = Atoms(state["numbers"], positions=state["positions"], cell=state["cell"], pbc=state["pbc"])
-        if np.any(state["magnetic_moments"]):
-            atoms.set_initial_magnetic_moments(state["magnetic_moments"])
-        if np.any(state["charges"]):
-            atoms.set_initial_charges(state["charges"])
-        return cls(state["key"], atoms, state["info"])
+        return cls(state["key"], atoms_from_state(state), state["info"])
 
 
 @dataclass
@@ -73,6 +63,7 @@ class Trajectory:
         config: its part of the configuration.
         sampler: what moves it; stands at the present frame.
         status: where it stands.
+        open_cells: cells asked for and not made yet, in the order of asking.
         requests: the labels that it waits for, in the order of asking.
         announced: keys of those whose arrival was already told to the listener.
         visited_step: last step whose frame was written and checked as its turn demanded; -1 before the first.
@@ -87,6 +78,7 @@ class Trajectory:
     config: TrajectoryConfig
     sampler: Sampler
     status: TrajectoryStatus = TrajectoryStatus.RUNNING
+    open_cells: list[OpenCell] = field(default_factory=list)
     requests: list[LabelRequest] = field(default_factory=list)
     announced: set[str] = field(default_factory=set)
     visited_step: int = -1
@@ -121,6 +113,7 @@ class Trajectory:
         return {
             "status": self.status.value,
             "sampler": self.sampler.state(),
+            "open_cells": cells_state(self.open_cells),
             "requests": [request.state() for request in self.requests],
             "announced": sorted(self.announced),
             "visited_step": self.visited_step,
@@ -140,6 +133,7 @@ class Trajectory:
         """
         self.sampler.restore(state["sampler"])
         self.status = TrajectoryStatus(state["status"])
+        self.open_cells = cells_from_state(state["open_cells"])
         self.requests = [LabelRequest.from_state(request) for request in state["requests"]]
         self.announced = set(state["announced"])
         self.visited_step = state["visited_step"]

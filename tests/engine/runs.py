@@ -46,7 +46,7 @@ def copper_config(folder: Path, **changes: Any) -> Config:
             "threshold": {"type": "calibrated", "factor": 1.2, "confidence": 0.5, "force_error": 1.0},
         },
         "selection": {"min_steps_between": 4, "audit": 0.3},
-        "embedding": {"r_core": 2.8, "margin": 1.0, "max_atoms": 40, "n_crops": 4, "growth_attempts": 0},
+        "embedding": {"r_core": 2.8, "margin": 1.0, "max_atoms": 40, "n_crops": 4, "growth_attempts": 0, "workers": 0},
         "labelling": {
             "code": {
                 "type": "ase",

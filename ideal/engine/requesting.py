@@ -1,0 +1,178 @@
+"""What a trajectory asks for, from the frame that asks to the label that is sent: opened, made, taken, saved, sent.
+
+A checkpoint stands before every label that is sent, so that a resumed run knows whose it is. It need not be a new one
+each time: a cell that a checkpoint holds as open, and whose distribution it holds too, is made again bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ideal.config import Config
+from ideal.engine.asking import Asker
+from ideal.engine.calculations import Calculations
+from ideal.engine.events import LabelSubmitted
+from ideal.engine.journal import Journal
+from ideal.engine.mover import Mover
+from ideal.engine.open_cells import OpenCell
+from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
+from ideal.errors import EmbeddingError, SamplerError, UncertaintyError
+from ideal.records import FloatArray
+
+
+class Requests:
+    """Asks on behalf of trajectories.
+
+    Args:
+        config: the run's configuration.
+        asker: opens and takes cells.
+        mover: gives trajectories up.
+        calculations: labels are sent there.
+        journal: told, and counts.
+        save: writes a checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        asker: Asker,
+        mover: Mover,
+        calculations: Calculations,
+        journal: Journal,
+        save: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._asker = asker
+        self._mover = mover
+        self._calculations = calculations
+        self._journal = journal
+        self._save = save
+
+    def ask(self, trajectory: Trajectory, u: FloatArray, threshold: float) -> None:
+        """Let the trajectory's present frame ask; it then waits until its cells are made, labelled and learned.
+
+        Args:
+            trajectory: stands at the frame.
+            u: (n_atoms,) uncertainty of every atom.
+            threshold: u above which an atom is uncertain.
+        """
+        try:
+            cells = self._asker.open(trajectory, u)
+        except (EmbeddingError, UncertaintyError) as error:
+            self._mover.fail(trajectory, error)
+            return
+        if cells:
+            trajectory.open_cells = cells
+            trajectory.requests, trajectory.announced = [], set()
+            trajectory.status = TrajectoryStatus.WAITING
+            trajectory.last_checkpoint_step = trajectory.step
+            self._save()
+            self._asker.order(cells)
+            self.take_made(trajectory, threshold)
+        elif u.max() <= threshold:
+            trajectory.refused_checks = 0
+
+    def take_made(self, trajectory: Trajectory, threshold: float) -> None:
+        """Take the trajectory's cells that are made, in the order of asking, and send each accepted one at once.
+
+        A selected atom that cannot be embedded is told, counted and left out; so is an audit.
+        """
+        if trajectory.status is not TrajectoryStatus.WAITING or not trajectory.open_cells:
+            return
+        taken = True
+        while trajectory.open_cells and self._asker.is_made(trajectory.open_cells[0]):
+            try:
+                taken = self._take_first(trajectory)
+            except (EmbeddingError, UncertaintyError) as error:
+                self._give_up(trajectory, error)
+        if not trajectory.open_cells and not trajectory.requests and trajectory.status is TrajectoryStatus.WAITING:
+            trajectory.status = TrajectoryStatus.RUNNING
+            if taken:
+                self._refused(trajectory, threshold)
+
+    def wait(self, trajectory: Trajectory, seconds: float) -> None:
+        """Return when the trajectory's next cell is made, or after ``seconds``."""
+        self._asker.wait(trajectory.open_cells[0], seconds)
+
+    def resume(self, trajectory: Trajectory) -> None:
+        """Have made again what a checkpoint held as open."""
+        self._asker.order(trajectory.open_cells)
+
+    def send(self, requests: Sequence[LabelRequest]) -> None:
+        """Count, tell, save, submit."""
+        self._count(requests)
+        self._save()
+        self.submit(requests)
+
+    def tell_submitted(self, requests: Sequence[LabelRequest]) -> None:
+        """Tell that labels are asked for."""
+        for request in requests:
+            name, step, atom = (request.info.get(key, 0) for key in ("trajectory", "step", "atom"))
+            purpose = request.info["purpose"]
+            self._journal.tell(LabelSubmitted(request.key, name or "", step, atom, len(request.atoms), purpose))
+
+    def submit(self, requests: Sequence[LabelRequest]) -> None:
+        """Send labels; those in the store are answered at once."""
+        for request in requests:
+            self._calculations.submit(request)
+
+    def _take_first(self, trajectory: Trajectory) -> bool:
+        """Take a cell and send its label; false, and nothing is left open, where ``max_labels`` leaves none for it."""
+        cell, rest = trajectory.open_cells[0], trajectory.open_cells[1:]
+        may_take = self._asker.may_take(cell)
+        request, known_to_checkpoint = None, True
+        if may_take:
+            known_to_checkpoint = self._asker.is_current(cell)
+            request = self._asker.take(cell, trajectory.requests)
+            trajectory.open_cells = rest
+            self._count_taken(trajectory, cell, request)
+        else:
+            self._drop(trajectory, trajectory.open_cells)
+        audits = []
+        if cell.purpose == "selected" and not trajectory.open_cells and trajectory.requests:
+            audits = trajectory.open_cells = self._asker.audits_of(len(trajectory.requests))
+        if audits or not known_to_checkpoint:
+            self._save()
+        self._asker.order(audits)
+        if request is not None:
+            self.submit([request])
+        return may_take
+
+    def _count_taken(self, trajectory: Trajectory, cell: OpenCell, request: LabelRequest | None) -> None:
+        if request is not None:
+            trajectory.refused_checks = 0
+            trajectory.requests.append(request)
+            self._count([request])
+        elif cell.purpose == "selected":
+            trajectory.refused += 1
+            self._journal.counters.refused += 1
+        else:
+            self._journal.counters.audits_missing += 1
+
+    def _drop(self, trajectory: Trajectory, cells: Sequence[OpenCell]) -> None:
+        """Ask for the rest no longer."""
+        self._journal.counters.audits_missing += sum(cell.purpose == "audit" for cell in cells)
+        self._asker.drop(cells)
+        trajectory.open_cells = []
+
+    def _give_up(self, trajectory: Trajectory, error: Exception) -> None:
+        """No cell can be made of the frame: the trajectory fails, now or when it meets that again after learning."""
+        self._drop(trajectory, trajectory.open_cells[1:])
+        if not trajectory.requests:
+            self._mover.fail(trajectory, error)
+
+    def _count(self, requests: Sequence[LabelRequest]) -> None:
+        self._journal.counters.asked += len(requests)
+        self._journal.counters.audits += sum(request.info["purpose"] == "audit" for request in requests)
+        self.tell_submitted(requests)
+
+    def _refused(self, trajectory: Trajectory, threshold: float) -> None:
+        """Give a trajectory up that moves on and on through what can be neither embedded nor learned."""
+        trajectory.refused_checks += 1
+        if trajectory.refused_checks >= self._config.selection.max_refused_checks:
+            reason = (
+                f"no uncertain atom could be embedded at {trajectory.refused_checks} checks in a row, u is now "
+                f"{trajectory.max_u:.3g} against a threshold of {threshold:.3g}; give the run more "
+                "initial data, lower check_every, timestep or temperature, or raise selection.max_refused_checks"
+            )
+            self._mover.fail(trajectory, SamplerError(reason))
