@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import calibrate, check, converge, init, look, run, tools
+from ideal.cli import calibrate, check, converge, init, look, run, stores, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table, say_error
 from ideal.cli.launch import launched_ranks
 from ideal.errors import IdealError
@@ -53,11 +53,11 @@ def _main(
 _START, _WATCH, _TOOLS = "Run", "Look", "One stage alone"
 
 
-def _add(function: Callable[..., None], panel: str, *lines: str) -> None:
+def _add(function: Callable[..., None], panel: str, *lines: str, name: str | None = None) -> None:
     """Register a command; the paragraphs of its docstring are its help, freed of their line breaks."""
     paragraphs = (function.__doc__ or "").split("\n\n")
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(cls=ExampleCommand, rich_help_panel=panel, help=text, epilog=examples(*lines))(function)
+    app.command(name, cls=ExampleCommand, rich_help_panel=panel, help=text, epilog=examples(*lines))(function)
 
 
 _add(
@@ -117,6 +117,24 @@ _add(
     "ideal-run label cells.extxyz --code tblite --output labelled.extxyz",
     "ideal-run label folder/ --config water.yaml --workers 4",
     "ideal-run label cells.xyz --code gpaw --set labelling.code.cutoff=400",
+)
+_add(
+    stores.export,
+    _TOOLS,
+    "ideal-run export runs/lithium --output lithium.h5",
+    "ideal-run export labels.db -o labels.extxyz",
+)
+_add(
+    stores.import_labels,
+    _TOOLS,
+    "ideal-run import old.h5 runs/lithium --store shared.db",
+    name="import",
+)
+_add(
+    stores.rescue,
+    _TOOLS,
+    "ideal-run rescue runs/lithium",
+    "ideal-run rescue shared.db",
 )
 _add(
     tools.train,

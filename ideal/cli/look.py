@@ -47,7 +47,9 @@ def status(directory: DirectoryArgument) -> None:
     typer.echo(f"Labels in all: {counts_text(progress.label_counts())}; updates of the model: {progress.updates}")
     for line in calibration_lines(progress):
         typer.echo(line[:1].upper() + line[1:])
-    _failures(progress)
+    for text in progress.notes:
+        typer.echo(f"Note: {text}")
+    _failures(progress, directory)
     if progress.last is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(progress.last))
         typer.echo(f"Last event: {when} ({_ago(time.time() - progress.last)} ago)")
@@ -74,12 +76,17 @@ def _state(progress: RunProgress, process: int | None, directory: Path) -> str:
     return f"stopped; continue with: ideal-run resume {directory}"
 
 
-def _failures(progress: RunProgress) -> None:
+def _failures(progress: RunProgress, directory: Path) -> None:
+    from ideal.cli.failed_labels import failed_labels, failure_lines
+
     for trajectory in progress.trajectories.values():
         if trajectory.state == "failed":
             typer.echo(f"Trajectory {trajectory.name} failed at step {trajectory.step}: {trajectory.reason}")
     failed = [label for label in progress.labels.values() if label.state == "failed"]
-    for label in failed[-_SHOWN_FAILURES:]:
+    lines = failure_lines(failed_labels(directory), directory)
+    for line in lines:
+        typer.echo(line)
+    for label in failed[-_SHOWN_FAILURES:] if not lines else []:
         typer.echo(f"Label {label.key[:8]} failed ({label.trajectory or 'initial data'}): {label.cause}")
     for name, step, atom, reason in progress.refused[-_SHOWN_FAILURES:]:
         typer.echo(f"No cell for atom {atom} of {name} at step {step}: {reason}")

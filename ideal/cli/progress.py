@@ -83,6 +83,7 @@ class RunProgress:
     labels: dict[str, LabelProgress] = field(default_factory=dict)
     batch: set[str] = field(default_factory=set)
     refused: list[tuple[str, int, int, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
     label_limit: int | None = None
     stage: str = ""
@@ -200,6 +201,10 @@ def _label_failed(run: RunProgress, event: Mapping[str, Any]) -> None:
     label.state, label.cause = "failed", event.get("cause", "")
 
 
+def _store_rescued(run: RunProgress, event: Mapping[str, Any]) -> None:
+    run.notes.append(event["text"])
+
+
 def _updated(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.updates += 1
     if run.training is not None:
@@ -245,6 +250,7 @@ _HANDLERS: dict[str, Callable[[RunProgress, Mapping[str, Any]], None]] = {
     "label_submitted": _label_submitted,
     "label_finished": _label_finished,
     "label_failed": _label_failed,
+    "store_rescued": _store_rescued,
     "updated": _updated,
     "calibrated": _calibrated,
     "label_budget_spent": _label_budget_spent,

@@ -109,6 +109,7 @@ def digest(label: Label) -> str:
     found = hashlib.sha256(f"{label.key}\n{label.code}\n{label.energy_kind}\n".encode())
     found.update(np.asarray(label.atoms.numbers, "<i8").tobytes())
     found.update(np.asarray(label.atoms.pbc, "u1").tobytes())
-    for array in (label.atoms.positions, label.atoms.cell.array, label.energy, label.forces, label.stress):
+    energy = label.energy + 0.0  # SQLite does not keep the sign of zero
+    for array in (label.atoms.positions, label.atoms.cell.array, energy, label.forces, label.stress):
         found.update(b"none" if array is None else np.ascontiguousarray(array, "<f8").tobytes())
     return found.hexdigest()

@@ -29,7 +29,9 @@ def example_lines(output: str) -> list[str]:
 
 
 def test_commands_are_the_documented_ones() -> None:
-    wanted = "init check run resume status report score embed label train calibrate converge schema"
+    wanted = (
+        "init check run resume status report score embed label train calibrate converge schema export import rescue"
+    )
     assert sorted(wanted.split()) == COMMANDS
 
 
