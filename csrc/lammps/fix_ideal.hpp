@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// fix ID group ideal N state.safetensors El1 El2 ... keyword value ...
+// Every N steps, how far each atom of the group is from the training set; on crossing a threshold: stop, or write the
+// neighborhoods of the uncertain atoms (doc/fix_ideal.rst).
+#pragma once
+
+#include "fix.h"
+
+#include <memory>
+#include <string>
+
+namespace LAMMPS_NS {
+
+class FixIdeal : public Fix {
+public:
+    FixIdeal(class LAMMPS* lmp, int narg, char** arg);
+    ~FixIdeal() override;
+    int setmask() override;
+    void init() override;
+    void setup(int) override;
+    void min_setup(int) override;
+    void end_of_step() override;
+    void post_run() override;
+
+    double compute_scalar() override;
+    double compute_vector(int) override;
+    int modify_param(int narg, char** arg) override;
+
+    void grow_arrays(int) override;
+    void copy_arrays(int, int, int) override;
+    void set_arrays(int) override;
+    int pack_exchange(int, double*) override;
+    int unpack_exchange(int, double*) override;
+    void write_restart(FILE*) override;
+    void restart(char*) override;
+    double memory_usage() override;
+
+private:
+    enum class Halt { none, hard, soft, carry_on };
+    int keyword(int narg, char** arg);
+    void check();
+    void reduce();
+    void trigger();
+
+    std::unique_ptr<class UncertaintyAdaptor> adaptor_;
+    std::unique_ptr<class NeighborhoodWriter> writer_;
+    double* u_ = nullptr;
+    double threshold_;
+    Halt halt_ = Halt::none;
+    bigint least_steps_ = 0;
+
+    // Of the last check, over all ranks.
+    double max_ = 0, mean_ = 0, max_id_ = 0;
+    bigint n_above_ = 0;
+    // Since the beginning, restarts included.
+    bigint n_triggers_ = 0, last_trigger_ = -1;
+    bool halted_ = false;
+};
+
+} // namespace LAMMPS_NS

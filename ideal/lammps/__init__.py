@@ -1,0 +1,1 @@
+"""IDEAL inside LAMMPS: building the plugin whose styles stand in ``csrc/lammps``."""
