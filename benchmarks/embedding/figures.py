@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from cost import labels_of_cells, whole_frames
+from drawing import save
 from parts import finished
 from references import MATERIALS
 from sizes import COUNTS, NAMES, SIZES
@@ -59,7 +57,7 @@ def draw_ablation(folder: Path, picture: Path) -> None:
     axes.set_xticks(range(len(materials)), materials)
     axes.set(ylabel="force error / that of whole frames\nwith as many atoms", ylim=(0, 2.5))
     axes.legend(frameon=False, ncols=3, fontsize=8)
-    _save(figure, picture)
+    save(figure, picture)
 
 
 def draw_sizes(folder: Path, picture: Path) -> None:
@@ -90,7 +88,7 @@ def draw_sizes(folder: Path, picture: Path) -> None:
         )
     all_axes[2].set(yscale="log", title="force on the center", xlabel="r_core, Å", ylabel="|F(cell) - F(frame)|, eV/Å")
     all_axes[2].legend(frameon=False, fontsize=8)
-    _save(figure, picture)
+    save(figure, picture)
 
 
 def draw_cost(folder: Path, picture: Path) -> None:
@@ -111,13 +109,7 @@ def draw_cost(folder: Path, picture: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="atoms in the frame", ylabel="CPU seconds per uncertain frame")
     axes.set_ylim(1e-2, 1e8)
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, picture)
-
-
-def _save(figure: plt.Figure, picture: Path) -> None:
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    save(figure, picture)
 
 
 def main() -> None:
