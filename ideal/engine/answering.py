@@ -8,13 +8,13 @@ from typing import Any
 from ideal.engine.calculations import Calculations
 from ideal.engine.calibrating import Calibrator
 from ideal.engine.comparing import compare
-from ideal.engine.events import LabelFailed, LabelFinished, TrainingEpoch, Updated
+from ideal.engine.events import LabelFailed, LabelFinished, TrainingEnded, TrainingEpoch, Updated
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner, Progress, errors_as_dict
 from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.models.calculator import IdealCalculator
 from ideal.records import Label
-from ideal.training.records import TrainingProgress
+from ideal.training.records import TrainingProgress, TrainingSummary
 
 
 def announce(
@@ -94,6 +94,7 @@ def learn(
             comparisons = compare(learner.potential, learner.uncertainty, labels, origins)
         with journal.times.stage("training"):
             summary = learner.learn(labels, training_progress(journal, name, step))
+        tell_training(journal, summary, len(labels), name, step)
         for trajectory in trajectories:
             trajectory.sampler.set_calculator(IdealCalculator(learner.potential))
         with journal.times.stage("io"):
@@ -108,6 +109,7 @@ def learn(
                 seconds=summary.seconds,
                 rolled_back=summary.rolled_back,
                 model=learner.potential.fingerprint(),
+                reason=summary.reason,
             )
         )
         with journal.times.stage("uncertainty"):
@@ -140,9 +142,47 @@ def training_progress(
                 stress_mae=progress.stress_mae,
                 trajectory=trajectory,
                 step=step,
+                learning_rate=progress.learning_rate,
+                validation=errors_as_dict(progress.validation) if progress.validation else None,
+                seconds=progress.seconds,
             )
         )
         if after_epoch is not None:
             after_epoch()
 
     return tell
+
+
+def tell_training(
+    journal: Journal, summary: TrainingSummary, n_labels: int, trajectory: str = "", step: int = 0
+) -> None:
+    """Tell how a training ended.
+
+    Args:
+        journal: told.
+        summary: what the trainer says.
+        n_labels: labels learned.
+        trajectory: whose labels; empty for pretraining and final convergence.
+        step: its MD step.
+    """
+    validation_before, validation_after = summary.validation_before, summary.validation_after
+    journal.tell(
+        TrainingEnded(
+            phase=summary.phase,
+            labels=n_labels,
+            replayed=summary.replayed,
+            before=errors_as_dict(summary.before),
+            after=errors_as_dict(summary.after),
+            validation_before=errors_as_dict(validation_before) if validation_before else None,
+            validation_after=errors_as_dict(validation_after) if validation_after else None,
+            seconds=summary.seconds,
+            steps=summary.steps,
+            epochs=summary.epochs,
+            attempts=summary.attempts,
+            learning_rate=summary.learning_rate,
+            rolled_back=summary.rolled_back,
+            reason=summary.reason,
+            trajectory=trajectory,
+            step=step,
+        )
+    )

@@ -3,7 +3,7 @@
     start   initial labels, pretrain, distribution and threshold, held-out errors, checkpoint
     loop    move to the next check, score every atom, select (and draw audits), embed, checkpoint, wait for labels,
             compare, learn, calibrate, checkpoint
-    end     audit of the last interval, held-out errors, summary
+    end     audit of the last interval, convergence on all labels, held-out errors, summary
 
 In serial mode the trajectories take turns in a fixed order, and one that asks is answered before the next moves: the
 same seed gives the same run. In concurrent mode the others move on while labels are calculated.
@@ -23,7 +23,7 @@ from pathlib import Path
 from ideal.config import Config, dump_config, load_config
 from ideal.embedding.pool import CellPool
 from ideal.engine import engine_state
-from ideal.engine.answering import announce, learn, training_progress
+from ideal.engine.answering import announce, learn, tell_training, training_progress
 from ideal.engine.asking import Asker
 from ideal.engine.auditing import Auditor
 from ideal.engine.budget import LabelBudget
@@ -31,6 +31,7 @@ from ideal.engine.calculations import Calculations
 from ideal.engine.calibrating import RESAMPLES, Calibrator
 from ideal.engine.checkpoint import Checkpoints
 from ideal.engine.comparing import compare
+from ideal.engine.converging import converge
 from ideal.engine.events import (
     LabelSubmitted,
     Pretrained,
@@ -91,6 +92,7 @@ class Engine:
         self._learner: Learner | None = None
         self._trajectories: list[Trajectory] = []
         self._turn = 0
+        self._converging = False
 
     @classmethod
     def create(cls, config: Config, path: str | Path, listener: Listener | None = None) -> Engine:
@@ -151,6 +153,7 @@ class Engine:
                     self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
                     self._status("running", now=False)
                 self._audit_last_interval()
+                self._converge()
                 return self._finish()
             except InterruptedRun:
                 return self._interrupted()
@@ -192,6 +195,7 @@ class Engine:
         learner.write_initial_labels(path / "initial_labels.extxyz")
         with journal.part("pretrain"), journal.times.stage("training"):
             summary = learner.pretrain(training_progress(journal, after_epoch=self._stop_if_asked))
+        tell_training(journal, summary, len(learner.dataset.training))
         before, after = errors_as_dict(summary.before), errors_as_dict(summary.after)
         validation = errors_as_dict(summary.validation_after) if summary.validation_after else None
         journal.tell(Pretrained(len(labels), before, after, validation, summary.seconds))
@@ -388,6 +392,14 @@ class Engine:
             audit.clear()
             self._learn_answers(requests, name, step)
 
+    def _converge(self) -> None:
+        """Train on all labels; not again when a run that was over is resumed, unless it has learned since."""
+        if any(trajectory.status is FINISHED for trajectory in self._trajectories) and self._learned.needs_convergence:
+            self._converging = True  # interrupted amid it, the run goes on from the checkpoint before
+            converge(self._learned, self._journal, self._stop_if_asked)
+            self._converging = False
+            self._save()
+
     def _finish(self) -> RunSummary:
         self._evaluate("held_out_after.json")
         failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
@@ -404,7 +416,7 @@ class Engine:
         return summary
 
     def _interrupted(self) -> RunSummary:
-        if self._checkpoints.latest_number() and self._trajectories:
+        if self._checkpoints.latest_number() and self._trajectories and not self._converging:
             self._save()
         learner, calibration = self._learner, self._calibrator.as_dict() if self._learner else None
         signal = self._stop.signal_name

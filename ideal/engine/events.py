@@ -89,7 +89,8 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, final_audit, evaluation."""
+    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, final_audit,
+    final_training, evaluation."""
 
     name: ClassVar[str] = "stage_started"
 
@@ -124,7 +125,11 @@ class Pretrained(Event):
 
 @dataclass(frozen=True)
 class TrainingEpoch(Event):
-    """One pass of the trainer. ``phase`` is "pretrain" or "update"."""
+    """One pass of the trainer. ``phase`` is "pretrain", "update" or "final".
+
+    ``validation`` holds the errors on validation labels where the pass ended with a look at them; ``seconds`` count
+    from the start of the training.
+    """
 
     name: ClassVar[str] = "training_epoch"
 
@@ -135,6 +140,38 @@ class TrainingEpoch(Event):
     energy_mae: float
     force_mae: float
     stress_mae: float | None
+    trajectory: str = ""
+    step: int = 0
+    learning_rate: float = 0.0
+    validation: Mapping[str, float | None] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingEnded(Event):
+    """A pretraining, an update or the final convergence is over: the last of its lines in ``training.jsonl``.
+
+    ``before`` and ``after`` are the errors on the labels learned, ``validation_*`` those on the validation labels, null
+    without any. ``reason`` says why the model was put back (``rolled_back``) or why the training ended early;
+    ``learning_rate`` is the peak of the last of ``attempts``.
+    """
+
+    name: ClassVar[str] = "training_ended"
+
+    phase: str
+    labels: int
+    replayed: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    validation_before: Mapping[str, float | None] | None
+    validation_after: Mapping[str, float | None] | None
+    seconds: float
+    steps: int
+    epochs: int
+    attempts: int
+    learning_rate: float
+    rolled_back: bool
+    reason: str
     trajectory: str = ""
     step: int = 0
 
@@ -232,7 +269,8 @@ class StoreRescued(Event):
 class Updated(Event):
     """The model and the distribution have learned; errors are those on the new labels.
 
-    ``rolled_back`` is true when the update did not help and the model was put back; ``model`` is its fingerprint.
+    ``rolled_back`` is true when the update did not help and the model was put back, for the ``reason`` given; ``model``
+    is its fingerprint.
     """
 
     name: ClassVar[str] = "updated"
@@ -244,6 +282,28 @@ class Updated(Event):
     after: Mapping[str, float | None]
     seconds: float
     rolled_back: bool
+    model: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Converged(Event):
+    """The model was trained on all labels when the dynamics was over; errors are those on these labels.
+
+    ``validation_before`` and ``validation_after`` are those on the validation labels, null without any; ``reason`` says
+    why it ended early or why the model was put back.
+    """
+
+    name: ClassVar[str] = "converged"
+
+    labels: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    validation_before: Mapping[str, float | None] | None
+    validation_after: Mapping[str, float | None] | None
+    seconds: float
+    rolled_back: bool
+    reason: str
     model: str
 
 

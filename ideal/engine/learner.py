@@ -24,6 +24,7 @@ from ideal.engine.state_files import read_state, write_state
 from ideal.engine.storage import writing
 from ideal.errors import ConfigError, IdealError, UncertaintyError
 from ideal.labelling.store import LabelStore
+from ideal.models import make_potential
 from ideal.models.base import TrainablePotential
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import Label
@@ -59,6 +60,7 @@ class Learner:
         initial_keys: keys of the labels known at the start, in their order.
         learned_keys: keys of the labels learned since, in the order of learning.
         updates: how often it learned.
+        converged_at: number of updates at the last final convergence; -1 before any.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class Learner:
     min_distances: dict[tuple[int, int], float] = field(default_factory=dict)
     selection: Threshold | None = None
     in_distribution: float = math.nan
+    converged_at: int = -1
     _held_out: float = math.nan  # in_distribution at the start, which the selection begins with
     _fitted: int = 0  # environments when in_distribution was taken last
 
@@ -170,6 +173,22 @@ class Learner:
             with contextlib.suppress(UncertaintyError):  # all alike, so far: the value before stays
                 self.in_distribution = min(self._held_out, self._held_out_threshold())
 
+    @property
+    def needs_convergence(self) -> bool:
+        """Whether a final training is wanted and something was learned since the last."""
+        return self.config.training.final.epochs > 0 and self.converged_at != self.updates
+
+    def converge(self, progress: Progress) -> TrainingSummary:
+        """Train on everything that is known, as ``training.final`` says."""
+        weights = None
+        if self.config.training.final.start == "scratch":
+            new = self.config.model.model_copy(update={"path": None})
+            seed = derive_seed(self.config.seed, "scratch")
+            weights = make_potential(new, self.potential.elements, seed).weights()
+        summary = self.trainer.converge(self.dataset.training, progress=progress, weights=weights)
+        self.converged_at = self.updates
+        return summary
+
     def observe(self, max_u: float) -> None:
         """Take note of the largest u of a check, which a moving average follows."""
         if self.selection is not None:
@@ -217,6 +236,7 @@ class Learner:
                 "initial_keys": self.initial_keys,
                 "learned_keys": self.learned_keys,
                 "updates": self.updates,
+                "converged_at": self.converged_at,
                 "min_distances": [[*pair, distance] for pair, distance in self.min_distances.items()],
             },
             durable=False,
@@ -263,6 +283,7 @@ class Learner:
             initial_keys=state["initial_keys"],
             learned_keys=state["learned_keys"],
             updates=state["updates"],
+            converged_at=state["converged_at"],
             min_distances={(z1, z2): distance for z1, z2, distance in state["min_distances"]},
             selection=selection,
             in_distribution=state["in_distribution"],

@@ -5,7 +5,7 @@
     run.lock                   held (fcntl) while a process runs
     labels.db                  every label and every failure (ideal.labelling.store); `ase db` reads it
     events.jsonl               what happened (ideal.engine.events)
-    training.jsonl             one line per training epoch
+    training.jsonl             one line per training epoch, one more per training (ideal.engine.events)
     trajectories/NAME.extxyz   frames every `write_every` steps, with momenta and, where checked, u
     substructures.extxyz       every embedded cell; crops.extxyz: the same before optimization
     pairs.jsonl                u against the force error, one line per labelled cell that the model had not learned
@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ideal.engine.events import Event, TrainingEpoch, plain
+from ideal.engine.events import Event, TrainingEnded, TrainingEpoch, plain
 from ideal.engine.storage import AppendFile, write_atomically, writing
 from ideal.errors import ConfigError, IdealError
 
@@ -182,7 +182,7 @@ class RunDirectory:
 
     def write_event(self, event: Event) -> None:
         """Append ``event`` to its file."""
-        name = "training.jsonl" if isinstance(event, TrainingEpoch) else "events.jsonl"
+        name = "training.jsonl" if isinstance(event, TrainingEpoch | TrainingEnded) else "events.jsonl"
         self.log(name).append(event.to_json() + "\n")
 
     def label_store(self) -> Path:

@@ -4,7 +4,9 @@ r"""The loss, and the errors that people read.
 
 H is Huber's loss (quadratic below delta, linear above, delta in the unit of each term), averaged over structures, force
 components, and stress components. Energies per atom in eV, forces in eV/Å, stress in GPa, so that one delta suits all.
-A label without stress, or a structure without a volume, does not enter the stress term.
+A label without stress, or a structure without a volume, does not enter the stress term. The forces on the filler of an
+embedded cell may weigh less than those on its core. The energy of a label is the one that its forces are the derivative
+of: the free energy where electrons are smeared (`ideal.records.Label`).
 
 Kong et al., npj Comput. Mater. (2023), use the same loss with delta = 0.1.
 """
@@ -38,6 +40,7 @@ class Sample:
         forces: (n_atoms, 3), eV/Å, in the potential's precision.
         stress: (6,), GPa; zero where there is none.
         has_stress: whether it enters the stress term.
+        weights: (n_atoms,) weight of each atom's forces in the loss.
     """
 
     label: Label
@@ -45,14 +48,28 @@ class Sample:
     forces: Tensor
     stress: Tensor
     has_stress: bool
+    weights: Tensor
 
 
-def make_sample(label: Label, graph: Graph) -> Sample:
-    """Bring a label to the precision and device of its graph."""
+def make_sample(label: Label, graph: Graph, filler: float = 1.0) -> Sample:
+    """Bring a label to the precision and device of its graph.
+
+    Args:
+        label: what to learn; ``info["core"]`` lists the core atoms of an embedded cell.
+        graph: its neighbor graph.
+        filler: weight of the forces on all other atoms of such a cell.
+    """
     has_stress = label.stress is not None and graph.volume is not None
     stress = torch.as_tensor(label.stress) / STRESS_UNIT if has_stress else torch.zeros(6)
     forces = torch.as_tensor(label.forces)
-    return Sample(label, graph, forces.to(graph.vectors), stress.to(graph.vectors), has_stress)
+    weights = torch.ones(len(label.atoms))
+    core = label.info.get("core")
+    if core:
+        weights[:] = filler
+        weights[list(core)] = 1.0
+    return Sample(
+        label, graph, forces.to(graph.vectors), stress.to(graph.vectors), has_stress, weights.to(graph.vectors)
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,7 @@ class Targets:
         forces: (n_atoms of all, 3), eV/Å.
         stresses: (n_structures, 6), GPa.
         stress_mask: (n_structures,) bool.
+        weights: (n_atoms of all,) weight of each atom's forces.
     """
 
     energies: Tensor
@@ -74,6 +92,7 @@ class Targets:
     forces: Tensor
     stresses: Tensor
     stress_mask: Tensor
+    weights: Tensor
 
 
 def make_targets(samples: Sequence[Sample], reference_energies: Sequence[float]) -> Targets:
@@ -93,21 +112,55 @@ def make_targets(samples: Sequence[Sample], reference_energies: Sequence[float])
         forces=torch.cat([sample.forces for sample in samples]),
         stresses=torch.stack([sample.stress for sample in samples]),
         stress_mask=torch.tensor([sample.has_stress for sample in samples], device=like.device),
+        weights=torch.cat([sample.weights for sample in samples]),
     )
 
 
-def loss(prediction: Prediction, targets: Targets, config: LossConfig) -> Tensor:
-    """The scalar loss of a batch.
+@dataclass(frozen=True)
+class Counts:
+    """What the means of a loss divide by, of a whole batch even where it is taken in parts.
+
+    Attributes:
+        structures: number of structures.
+        forces: weighted number of force components.
+        stresses: number of stress components.
+    """
+
+    structures: int
+    forces: float
+    stresses: int
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Counts:
+        """Count a batch."""
+        forces = 3 * sum(float(sample.weights.sum()) for sample in samples)
+        return cls(len(samples), forces, 6 * sum(sample.has_stress for sample in samples))
+
+
+def loss(prediction: Prediction, targets: Targets, config: LossConfig, whole: Counts | None = None) -> Tensor:
+    """The scalar loss of a batch, or the share of a part in the loss of the whole: the shares add up.
+
+    Args:
+        prediction: of the batch or part.
+        targets: what it should be.
+        config: weights and delta.
+        whole: counts of the whole batch; None: this is the whole.
 
     Example:
         >>> loss(potential.predict(graphs, differentiable=True), targets, LossConfig()).backward()
     """
     delta = config.delta
-    total = config.energy * huber_loss(prediction.energies / targets.n_atoms, targets.energies, delta=delta)
-    total = total + config.force * huber_loss(prediction.forces, targets.forces, delta=delta)
+    if whole is None:
+        n_stresses = 6 * int(targets.stress_mask.sum())
+        whole = Counts(len(targets.energies), 3 * float(targets.weights.sum()), n_stresses)
+    energy = huber_loss(prediction.energies / targets.n_atoms, targets.energies, reduction="sum", delta=delta)
+    total = config.energy / whole.structures * energy
+    force = huber_loss(prediction.forces, targets.forces, reduction="none", delta=delta) * targets.weights[:, None]
+    total = total + config.force / max(whole.forces, 1e-12) * force.sum()
     if config.stress and bool(targets.stress_mask.any()):
         stresses = prediction.stresses[targets.stress_mask] / STRESS_UNIT
-        total = total + config.stress * huber_loss(stresses, targets.stresses[targets.stress_mask], delta=delta)
+        stress = huber_loss(stresses, targets.stresses[targets.stress_mask], reduction="sum", delta=delta)
+        total = total + config.stress / whole.stresses * stress
     return total
 
 

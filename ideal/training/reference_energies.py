@@ -1,24 +1,35 @@
 """Reference energies: the part of the energy that the composition alone explains.
 
-    minimize over e   sum_i (E_i / N_i - sum_Z x_iZ e_Z)^2 + ridge * sum_Z (e_Z - mean)^2
+    minimize over e   sum_i (E_i / N_i - sum_Z x_iZ e_Z)^2 + ridge * sum_Z (e_Z - e0_Z - c)^2
 
-x_iZ is the fraction of element Z in structure i and ``mean`` the average energy per atom. The ridge decides only what
-the data leave open: with one composition all elements share its energy per atom, and an element that never occurs gets
-the mean.
+x_iZ is the fraction of element Z in structure i, e0_Z the energy of an isolated atom where it is known (else 0), and c
+the mean of what the isolated atoms leave of the energy per atom. The ridge decides what the data leave open: with one
+composition all elements share its energy per atom, and an element that never occurs gets the mean. It grows with the
+scatter of the energies about the fit, (scatter / 3 eV)^2: a few cells that are off by one atom from a common
+composition say less about the difference between two elements than their thermal energies do, and must not decide it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
 
 from ideal.errors import TrainingError
+from ideal.records import FloatArray
+
+LEAST_RIDGE = 1e-6
+DIFFERENCE = 3.0
+"""By how much the energies of elements differ before any label is seen, eV."""
 
 
 def fit_reference_energies(
-    structures: Sequence[Atoms], energies: Sequence[float], elements: Sequence[str], ridge: float = 1e-6
+    structures: Sequence[Atoms],
+    energies: Sequence[float],
+    elements: Sequence[str],
+    ridge: float | None = None,
+    isolated: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Energy per element by ridge least squares.
 
@@ -26,13 +37,15 @@ def fit_reference_energies(
         structures: the structures.
         energies: total energies, eV.
         elements: chemical symbols to fit; all that occur must be among them.
-        ridge: weight of the prior, relative to one structure.
+        ridge: weight of the prior, relative to one structure; None: from the scatter of the energies.
+        isolated: energies of isolated atoms, eV, of all elements or of none.
 
     Returns:
         eV by element.
 
     Raises:
-        TrainingError: no structures, an energy that is not finite, an element not in ``elements``.
+        TrainingError: no structures, an energy that is not finite, an element not in ``elements`` or without an
+            isolated atom.
 
     Example:
         >>> from ase import Atoms
@@ -50,9 +63,25 @@ def fit_reference_energies(
             if symbol not in elements:
                 raise TrainingError(f"{symbol} occurs in the labels but the model knows {', '.join(elements)} only")
             counts[row, list(elements).index(symbol)] += 1
+    prior = np.zeros(len(elements))
+    if isolated is not None:
+        missing = [symbol for symbol in elements if symbol not in isolated]
+        if missing:
+            raise TrainingError(
+                f"training.isolated_atoms lacks {', '.join(missing)}; give the energy of every element, or of none"
+            )
+        prior = np.array([isolated[symbol] for symbol in elements], dtype=np.float64)
     n_atoms = counts.sum(axis=1)
-    fractions, per_atom = counts / n_atoms[:, None], totals / n_atoms
-    mean = per_atom.mean()
-    normal = fractions.T @ fractions + ridge * np.eye(len(elements))
-    deviation = np.linalg.solve(normal, fractions.T @ (per_atom - mean))
-    return {symbol: float(mean + d) for symbol, d in zip(elements, deviation, strict=True)}
+    fractions = counts / n_atoms[:, None]
+    excess = totals / n_atoms - fractions @ prior
+    mean = excess.mean()
+    deviation = _ridge(fractions, excess - mean, LEAST_RIDGE if ridge is None else ridge)
+    if ridge is None:
+        scatter = np.mean((excess - mean - fractions @ deviation) ** 2)
+        deviation = _ridge(fractions, excess - mean, LEAST_RIDGE + scatter / DIFFERENCE**2)
+    return {s: float(e0 + mean + d) for s, e0, d in zip(elements, prior, deviation, strict=True)}
+
+
+def _ridge(fractions: FloatArray, energies: FloatArray, ridge: float) -> FloatArray:
+    normal = fractions.T @ fractions + ridge * np.eye(fractions.shape[1])
+    return np.asarray(np.linalg.solve(normal, fractions.T @ energies), dtype=np.float64)

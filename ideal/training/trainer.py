@@ -1,50 +1,39 @@
-"""Training: once on the initial labels, then a little whenever new labels arrive.
+"""Training: once on the initial labels, then a little whenever new labels arrive, and to convergence at the end.
 
-Pretraining fits reference energies, sets the energy scale, and runs AdamW (AMSGrad) with a cosine decay. An update
-shows all new labels and an importance-sampled replay of the old ones (`ideal.training.replay`) at a low learning rate.
-Both keep the best weights they meet and never leave the model worse than they found it: an update that does not help is
-undone, and says so.
+Pretraining fits reference energies, sets the energy scale, and runs AdamW (AMSGrad) with a cosine decay
+(`ideal.training.fit`). An update shows all new labels and an importance-sampled replay of the old ones
+(`ideal.training.update`, `ideal.training.replay`). The final convergence runs over all labels. The weights that are
+judged and kept are running averages (`ideal.training.average`), and no training leaves the model worse than it found
+it: one that does not help is undone, and says so.
 
 Every random number comes from the seed and the count of updates; with the state put back (`Trainer.state`,
-`Trainer.restore`) a resumed run continues bitwise on the CPU.
+`Trainer.restore`) a resumed run continues bitwise on the CPU, unless a time budget ended a training.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from ideal.config import OnlineConfig, TrainingConfig
+from ideal.config import TrainingConfig
 from ideal.errors import TrainingError
 from ideal.models.base import TrainablePotential
 from ideal.records import Label
 from ideal.training import state as packing
-from ideal.training.loss import (
-    Errors,
-    Sample,
-    SampleErrors,
-    loss,
-    make_sample,
-    make_targets,
-    mean_errors,
-    sample_errors,
-)
-from ideal.training.records import TrainingProgress, TrainingSummary
+from ideal.training.batches import Batches, new_optimizer
+from ideal.training.fit import FitPlan, fit
+from ideal.training.loss import Errors, Sample, mean_errors
+from ideal.training.policy import Keeper, RatePolicy
+from ideal.training.records import ProgressListener, TrainingSummary
 from ideal.training.reference_energies import fit_reference_energies
 from ideal.training.replay import Replay, scores
+from ideal.training.update import Attempt, Judges, attempt, judge
 
-ProgressListener = Callable[[TrainingProgress], None]
-
-_CACHED_EDGES = 20_000_000
-_EVALUATION_BATCH = 8
-_WARM_UP = 0.05
-_FINAL_RATE = 0.01
-_LOOKS = 10
 _LEAST_SCALE = 0.01
 
 
@@ -53,8 +42,12 @@ class Trainer:
 
     Args:
         potential: the potential; its weights change.
-        config: loss, pretraining, online updates.
+        config: loss, pretraining, online updates, final convergence.
         seed: seed of shuffling and replay.
+
+    Attributes:
+        replay: scores of the labels seen.
+        batches: evaluates labels; counts what it costs.
 
     Example:
         >>> trainer = Trainer(potential, TrainingConfig(), seed=0)
@@ -67,16 +60,13 @@ class Trainer:
         self.potential = potential
         self.config = config
         self.replay = Replay()
+        self.batches = Batches(potential, config)
         self._seed = seed
         self._updates = 0
+        self._policy = RatePolicy()
         self._validation: list[Label] = []
-        self._samples: dict[str, Sample] = {}
-        self._cached_edges = 0
-        self._parameters = dict(potential.named_parameters())
-        self._online = self._optimizer(config.online.learning_rate)
-
-    def _optimizer(self, learning_rate: float) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self._parameters.values(), lr=learning_rate, weight_decay=0.0, amsgrad=True)
+        self._parameters: dict[str, Tensor] = dict(potential.named_parameters())
+        self._online = new_optimizer(self._parameters, config.online.learning_rate)
 
     # --- public ---
 
@@ -90,7 +80,8 @@ class Trainer:
 
         Args:
             labels: what to learn.
-            validation: never learned; the best weights are chosen by it, now and in later updates.
+            validation: never learned; the best weights are chosen by it, now and later. Of more than
+                ``config.validation_sample`` a fixed random sample is used.
             progress: called after every epoch.
 
         Returns:
@@ -102,52 +93,19 @@ class Trainer:
         started = time.perf_counter()
         settings = self.config.pretrain
         self._normalize(labels)
-        samples = self._prepare(labels)
-        self._validation = list(validation)
-        judges = self._prepare(self._validation) or samples
-        before, validation_before = self._errors(samples), self._validation_errors()
-        keeper = _Keeper(self.potential, self._loss(judges))
-
-        optimizer = self._optimizer(settings.learning_rate)
-        rng = np.random.default_rng([self._seed, 1])
-        batches_per_epoch = math.ceil(len(samples) / settings.batch_size)
-        steps = epochs = 0
-        for epoch in range(settings.epochs):
-            order = rng.permutation(len(samples))
-            log = _EpochLog()
-            for first in range(0, len(samples), settings.batch_size):
-                done = steps / (settings.epochs * batches_per_epoch)
-                if settings.max_seconds is not None:
-                    done = max(done, (time.perf_counter() - started) / settings.max_seconds)
-                _set_rate(optimizer, settings.learning_rate * _cosine(done))
-                batch = [samples[i] for i in order[first : first + settings.batch_size]]
-                log.add(*self._step(optimizer, batch, keeper))
-                steps += 1
-                if done >= 1:
-                    break
-            epochs += 1
-            out_of_time = done >= 1
-            if out_of_time or epoch + 1 == settings.epochs or (epoch + 1) % max(1, settings.epochs // _LOOKS) == 0:
-                keeper.look(self._loss(judges))
-            if progress is not None:
-                progress(log.progress("pretrain", epoch + 1, settings.epochs))
-            if out_of_time:
-                break
-        keeper.restore_best()
-        self._online = self._optimizer(self.config.online.learning_rate)
-        after = self._score(samples)
-        return TrainingSummary(
+        self._validation = self._sample(validation, self.config.validation_sample, stream=3)
+        plan = FitPlan(
             "pretrain",
-            before,
-            after,
-            validation_before,
-            self._validation_errors(),
-            time.perf_counter() - started,
-            steps,
-            epochs,
-            rolled_back=keeper.best_is_first and steps > 0,
-            reason=keeper.reason if steps else "",
+            settings.epochs,
+            settings.learning_rate,
+            settings.batch_size,
+            None,
+            settings.max_seconds,
+            self.config.average,
         )
+        judges = self._validation or self._sample(labels, self.config.validation_sample, stream=4)
+        keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)))
+        return self._fit(plan, labels, judges, keeper, np.random.default_rng([self._seed, 1]), started, progress)
 
     def update(
         self, new: Sequence[Label], old: Sequence[Label], progress: ProgressListener | None = None
@@ -166,67 +124,120 @@ class Trainer:
             TrainingError: no new labels, an unknown element, or a loss that is not finite (the model is put back).
         """
         started = time.perf_counter()
-        settings: OnlineConfig = self.config.online
         if not new:
             raise TrainingError("0 new labels: an update needs at least one")
+        settings = self.config.online
         new_keys = {label.key for label in new}
         old = [label for label in old if label.key not in new_keys]
-        keys = [label.key for label in old]
-        fresh = self._prepare(new)
-        rescored = self._prepare([old[i] for i in self.replay.stalest(keys, settings.rescore)])
-        if rescored:
-            self._score(rescored)
-        judges = fresh + (self._prepare(self._validation) or rescored)
-        before, validation_before = self._errors(fresh), self._validation_errors()
-        keeper = _Keeper(self.potential, self._loss(judges))
-        memory = packing.pack_optimizer(self._online, self._parameters)
+        fresh = self.batches.prepare(new)
+        judges = self._judges(fresh, old)
+        before = judge(self.batches, judges)
+        keeper = Keeper(self.potential, before.loss)
 
         self._updates += 1
         rng = np.random.default_rng([self._seed, 2, self._updates])
-        steps = replayed = 0
-        for epoch in range(settings.epochs):
-            _set_rate(self._online, settings.learning_rate * _cosine(epoch / settings.epochs, warm_up=0.0))
-            drawn = self.replay.draw(keys, settings.replay, rng)
-            replayed += len(drawn)
-            shown = fresh + self._prepare([old[i] for i in drawn])
-            order = rng.permutation(len(shown))
-            log = _EpochLog()
-            for first in range(0, len(shown), settings.batch_size):
-                batch = [shown[i] for i in order[first : first + settings.batch_size]]
-                value, errors = self._step(self._online, batch, keeper)
-                self.replay.record([sample.label.key for sample in batch], scores(errors))
-                log.add(value, errors)
-                steps += 1
-            if epoch + 1 == settings.epochs or (epoch + 1) % max(1, settings.epochs // 3) == 0:
-                keeper.look(self._loss(judges))
-            if progress is not None:
-                progress(log.progress("update", epoch + 1, settings.epochs))
+        done, attempts, factor = Attempt(), 0, 1.0
+        while attempts <= settings.retries and keeper.best_is_first:
+            if attempts:
+                keeper.restore_first()
+            factor = self._policy.factor
+            try:
+                tried = attempt(
+                    self.batches,
+                    self._online,
+                    old,
+                    judges,
+                    before,
+                    keeper,
+                    self.replay,
+                    settings,
+                    self.config.average,
+                    factor,
+                    rng,
+                    started,
+                    progress,
+                )
+            except BaseException:
+                keeper.restore_first()
+                self._forget_moments()
+                raise
+            attempts += 1
+            done = Attempt(
+                done.steps + tried.steps, done.epochs + tried.epochs, done.replayed + tried.replayed, tried.reason
+            )
+            if keeper.best_is_first:
+                self._policy.failed()
+                self._forget_moments()
+            else:
+                self._policy.helped()
         keeper.restore_best()
-        if keeper.best_is_first:
-            packing.unpack_optimizer(memory, self._online, self._parameters)
-        after = self._score(fresh)
+        after = judge(self.batches, judges)
+        self._score(fresh)
         return TrainingSummary(
-            "update",
-            before,
-            after,
-            validation_before,
-            self._validation_errors(),
-            time.perf_counter() - started,
-            steps,
-            settings.epochs,
-            replayed,
-            keeper.best_is_first,
-            keeper.reason,
+            phase="update",
+            before=before.fresh,
+            after=after.fresh,
+            validation_before=before.others if judges.are_validation else None,
+            validation_after=after.others if judges.are_validation else None,
+            seconds=time.perf_counter() - started,
+            steps=done.steps,
+            epochs=done.epochs,
+            replayed=done.replayed,
+            rolled_back=keeper.best_is_first,
+            reason=keeper.reason or done.reason,
+            attempts=attempts,
+            learning_rate=factor * settings.learning_rate,
         )
+
+    def converge(
+        self,
+        labels: Sequence[Label],
+        progress: ProgressListener | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> TrainingSummary:
+        """Train on all labels until nothing improves, as ``config.final`` says.
+
+        The validation labels come from the initial data and may be unlike what was learned since. So the best weights
+        are those of least loss on them and on a sample of the labels, as many, together; that tells divergence and
+        forgetting, and overfitting as far as the validation labels reach.
+
+        Args:
+            labels: everything learned so far.
+            progress: called after every epoch. When it raises, the model is put back.
+            weights: start from these instead of the present ones; the present ones remain if nothing better is found.
+
+        Raises:
+            TrainingError: no labels, or a loss that is not finite (the model is put back).
+        """
+        started = time.perf_counter()
+        settings = self.config.final
+        if not labels:
+            raise TrainingError("0 labels: a final training needs at least one")
+        count = self.config.validation_sample
+        size = min(count, len(self._validation)) if self._validation else count
+        judges = [*self._validation, *self._sample(labels, max(size, min(count, 16)), stream=5)]
+        keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)))
+        plan = FitPlan(
+            "final",
+            settings.epochs,
+            settings.learning_rate,
+            settings.batch_size,
+            settings.patience,
+            settings.max_seconds,
+            self.config.average,
+        )
+        rng = np.random.default_rng([self._seed, 6, self._updates])
+        return self._fit(plan, labels, judges, keeper, rng, started, progress, weights)
 
     def errors(self, labels: Sequence[Label]) -> Errors:
         """Mean absolute errors of the present model; zero over no labels."""
-        return self._errors(self._prepare(labels))
+        return self.batches.errors(self.batches.prepare(labels))
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that decides what the next update does: plain arrays and numbers."""
         return {
             "updates": self._updates,
+            "rate_factor": self._policy.factor,
             **packing.with_prefix("optimizer", packing.pack_optimizer(self._online, self._parameters)),
             **packing.with_prefix("replay", self.replay.state()),
             **packing.with_prefix("validation", packing.pack_labels(self._validation)),
@@ -243,10 +254,65 @@ class Trainer:
             self.replay.restore(packing.without_prefix("replay", state))
             self._validation = packing.unpack_labels(packing.without_prefix("validation", state))
             self._updates = int(state["updates"])
+            self._policy.factor = float(state["rate_factor"])
         except KeyError as error:
             raise TrainingError(f"the trainer's state lacks {error}; resume from an older checkpoint") from None
 
     # --- inside ---
+
+    def _fit(
+        self,
+        plan: FitPlan,
+        labels: Sequence[Label],
+        judges: Sequence[Label],
+        keeper: Keeper,
+        rng: np.random.Generator,
+        started: float,
+        progress: ProgressListener | None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> TrainingSummary:
+        """Fit by plan, keep the best weights, forget the optimizer of the updates."""
+        samples = self.batches.prepare(labels)
+        before, validation_before = self.batches.errors(samples), self._validation_errors()
+        try:
+            if weights is not None:
+                self.potential.set_weights(weights)
+            if plan.phase == "final":
+                self._shift_references(labels)
+            prepared = self.batches.prepare(judges)
+            result = fit(self.batches, self._parameters, samples, prepared, plan, rng, keeper, started, progress)
+        except BaseException:
+            keeper.restore_first()
+            raise
+        if keeper.best_is_first:
+            keeper.restore_first()
+        else:
+            keeper.restore_best()
+        self._forget_moments()
+        after = self._score(samples)
+        return TrainingSummary(
+            plan.phase,
+            before,
+            after,
+            validation_before,
+            self._validation_errors(),
+            time.perf_counter() - started,
+            result.steps,
+            result.epochs,
+            rolled_back=keeper.best_is_first and result.steps > 0,
+            reason=(keeper.reason if result.steps else "") or result.reason,
+            learning_rate=plan.learning_rate,
+        )
+
+    def _judges(self, fresh: Sequence[Sample], old: Sequence[Label]) -> Judges:
+        """What an update is judged by; the stalest scores of old labels are refreshed on the way."""
+        keys = [label.key for label in old]
+        stale = self.batches.prepare([old[i] for i in self.replay.stalest(keys, self.config.online.rescore)])
+        if stale:
+            self._score(stale)
+        if self._validation:
+            return Judges(fresh, self.batches.prepare(self._validation), are_validation=True)
+        return Judges(fresh, stale, are_validation=False)
 
     def _normalize(self, labels: Sequence[Label]) -> None:
         """Reference energies and energy scale.
@@ -255,162 +321,40 @@ class Trainer:
         and for a fitted one only, reference energies move by what the predictions leave unexplained.
         """
         potential = self.potential
-        structures = [label.atoms for label in labels]
-        energies = [label.energy for label in labels]
         if not potential.is_fitted:
-            references = fit_reference_energies(structures, energies, potential.elements)
+            structures = [label.atoms for label in labels]
+            energies = [label.energy for label in labels]
+            isolated = self.config.isolated_atoms
+            references = fit_reference_energies(structures, energies, potential.elements, isolated=isolated)
             rms = math.sqrt(np.mean(np.concatenate([label.forces.ravel() for label in labels]) ** 2))
             potential.set_normalization(references, max(rms, _LEAST_SCALE))
             potential.is_fitted = True
-        residuals = self._residuals(self._prepare(labels))
+        self._shift_references(labels)
+
+    def _shift_references(self, labels: Sequence[Label]) -> None:
+        """Move the reference energies by what the predictions leave unexplained."""
+        potential = self.potential
+        residuals = self.batches.residuals(self.batches.prepare(labels))
         present = potential.reference_energies
-        shifts = fit_reference_energies(structures, residuals, potential.elements)
+        shifts = fit_reference_energies([label.atoms for label in labels], residuals, potential.elements)
         potential.set_normalization({symbol: present[symbol] + shift for symbol, shift in shifts.items()})
 
-    def _residuals(self, samples: Sequence[Sample]) -> list[float]:
-        """Label minus prediction, eV per structure."""
-        residuals: list[float] = []
-        for batch in _chunks(samples, _EVALUATION_BATCH):
-            predicted = self.potential.predict([sample.graph for sample in batch]).energies.detach().double().tolist()
-            for sample, energy in zip(batch, predicted, strict=True):
-                reference = self.potential.reference_energy(sample.label.atoms)
-                residuals.append(sample.label.energy - reference - energy)
-        return residuals
-
-    def _prepare(self, labels: Sequence[Label]) -> list[Sample]:
-        """Samples of labels; neighbor graphs are built once."""
-        samples = []
-        for label in labels:
-            sample = self._samples.get(label.key)
-            if sample is None or sample.label is not label:
-                sample = make_sample(label, self.potential.graph(label.atoms))
-                if self._cached_edges > _CACHED_EDGES:
-                    self._samples.clear()
-                    self._cached_edges = 0
-                self._samples[label.key] = sample
-                self._cached_edges += sample.graph.source.shape[0]
-            samples.append(sample)
-        return samples
-
-    def _step(
-        self, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], keeper: _Keeper
-    ) -> tuple[float, SampleErrors]:
-        """One optimizer step; its loss and errors before the step."""
-        prediction = self.potential.predict([sample.graph for sample in batch], differentiable=True)
-        targets = make_targets(batch, [self.potential.reference_energy(s.label.atoms) for s in batch])
-        value = loss(prediction, targets, self.config.loss)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.max_gradient_norm)
-        if not bool(torch.isfinite(value) & torch.isfinite(norm)):
-            keeper.restore_first()
-            keys = ", ".join(sample.label.key[:12] for sample in batch)
-            raise TrainingError(
-                f"the training loss is {value.item()} with gradient norm {norm.item()} on labels {keys}; the model was "
-                "put back; lower the learning rate or remove the labels"
-            )
-        optimizer.step()
-        self.potential.changed()
-        return value.item(), sample_errors(prediction, targets)
-
-    def _evaluate(self, samples: Sequence[Sample]) -> tuple[float, list[SampleErrors]]:
-        """Loss averaged over structures, and errors of every structure."""
-        total, errors = 0.0, []
-        for batch in _chunks(samples, _EVALUATION_BATCH):
-            prediction = self.potential.predict([sample.graph for sample in batch])
-            targets = make_targets(batch, [self.potential.reference_energy(s.label.atoms) for s in batch])
-            total += loss(prediction, targets, self.config.loss).item() * len(batch)
-            errors.append(sample_errors(prediction, targets))
-        return total / max(len(samples), 1), errors
-
-    def _loss(self, samples: Sequence[Sample]) -> float:
-        return self._evaluate(samples)[0]
-
-    def _errors(self, samples: Sequence[Sample]) -> Errors:
-        return mean_errors(self._evaluate(samples)[1])
+    def _sample(self, labels: Sequence[Label], count: int, stream: int) -> list[Label]:
+        """At most ``count`` labels, drawn by the seed, in their order."""
+        if len(labels) <= count:
+            return list(labels)
+        rng = np.random.default_rng([self._seed, stream])
+        return [labels[i] for i in sorted(rng.choice(len(labels), count, replace=False))]
 
     def _score(self, samples: Sequence[Sample]) -> Errors:
         """Errors, and the replay scores that follow from them."""
-        errors = self._evaluate(samples)[1]
+        errors = self.batches.evaluate(samples)[1]
         values = np.concatenate([scores(batch) for batch in errors])
         self.replay.record([sample.label.key for sample in samples], values)
         return mean_errors(errors)
 
+    def _forget_moments(self) -> None:
+        self._online = new_optimizer(self._parameters, self.config.online.learning_rate)
+
     def _validation_errors(self) -> Errors | None:
         return self.errors(self._validation) if self._validation else None
-
-
-class _Keeper:
-    """Remembers the best weights seen."""
-
-    def __init__(self, potential: TrainablePotential, value: float) -> None:
-        self._potential = potential
-        self._first = self._best = potential.weights()
-        self._first_value = self._best_value = value
-        self._last_value = value
-        self.best_is_first = True
-
-    def look(self, value: float) -> None:
-        """Judge the present weights by their loss."""
-        self._last_value = value
-        if value < self._best_value:
-            self._best, self._best_value, self.best_is_first = self._potential.weights(), value, False
-
-    def restore_best(self) -> None:
-        """Put the best weights back."""
-        self._potential.set_weights(self._best)
-
-    def restore_first(self) -> None:
-        """Put the first weights back."""
-        self._potential.set_weights(self._first)
-
-    @property
-    def reason(self) -> str:
-        """Why the first weights were kept; empty when they were not."""
-        if not self.best_is_first:
-            return ""
-        return (
-            f"the loss on the labels that judge went from {self._first_value:.4g} to {self._last_value:.4g}; "
-            "the model was put back"
-        )
-
-
-class _EpochLog:
-    """Averages over the steps of one epoch."""
-
-    def __init__(self) -> None:
-        self._losses: list[float] = []
-        self._errors: list[SampleErrors] = []
-
-    def add(self, value: float, errors: SampleErrors) -> None:
-        self._losses.append(value)
-        self._errors.append(errors)
-
-    def progress(self, phase: Literal["pretrain", "update"], epoch: int, epochs: int) -> TrainingProgress:
-        errors = mean_errors(self._errors)
-        return TrainingProgress(
-            phase,
-            epoch,
-            epochs,
-            float(np.mean(self._losses)),
-            errors.energy_mae,
-            errors.force_mae,
-            errors.stress_mae,
-        )
-
-
-def _cosine(done: float, warm_up: float = _WARM_UP) -> float:
-    """Learning rate relative to its peak: a short linear warm-up, then a cosine down to a hundredth."""
-    if done < warm_up:
-        return _FINAL_RATE + (1 - _FINAL_RATE) * done / warm_up
-    phase = min((done - warm_up) / (1 - warm_up), 1.0)
-    return _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * phase))
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _chunks(samples: Sequence[Sample], size: int) -> Iterable[Sequence[Sample]]:
-    return (samples[first : first + size] for first in range(0, len(samples), size))

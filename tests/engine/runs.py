@@ -57,7 +57,11 @@ def copper_config(folder: Path, **changes: Any) -> Config:
         },
         "dataset": {"rattled": {"count": 4, "rattle": 0.05, "max_atoms": 16}, "validation_fraction": 0.0},
         "model": {"n_blocks": 1, "units": 8, "max_n": 2, "max_l": 2, "cutoff": 3.5, "threebody_cutoff": 3.0},
-        "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1, "replay": 1, "rescore": 1}},
+        "training": {
+            "pretrain": {"epochs": 2},
+            "online": {"epochs": 1, "replay": 1, "rescore": 1},
+            "final": {"epochs": 2},
+        },
         "engine": {"checkpoint_every": 6, "write_every": 2},
     }
     for key, value in changes.items():

@@ -112,6 +112,21 @@ def test_killed_between_the_rename_of_a_checkpoint_and_latest(
     assert_same_run(path, reference, before)
 
 
+def test_interrupted_amid_the_final_training(reference: Finished, tmp_path: Path) -> None:
+    """The model of the checkpoint is the one before it; resuming trains again from there, to the same end."""
+    path = tmp_path / "run"
+
+    def interrupt(event: Event) -> None:
+        if event.name == "training_epoch" and event.phase == "final":  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert Engine.create(reference.config, path, interrupt).run().status == "interrupted"
+    assert not named(path, "converged")
+    before = committed(path)
+    Engine.resume(path).run()
+    assert_same_run(path, reference, before)
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(reference: Finished, tmp_path: Path) -> None:
     """SIGKILL after random times, ten in all; after each the run is resumed and ends as if nothing had happened."""

@@ -62,9 +62,24 @@ def test_labels_arrive_in_store_dataset_and_distribution(reference: Finished) ->
 def test_model_changes_only_by_learning(reference: Finished) -> None:
     updates = named(reference.path, "updated")
     final = M3GNetPotential.load(reference.path / "model", device="cpu").fingerprint()
-    assert updates[-1]["model"] == final == reference.summary.model_fingerprint
+    (converged,) = named(reference.path, "converged")
+    assert converged["model"] == final == reference.summary.model_fingerprint
+    assert (converged["model"] == updates[-1]["model"]) == converged["rolled_back"]
     initial = M3GNetPotential.load(reference.path / "model_initial", device="cpu").fingerprint()
-    assert (initial != final) == any(not update["rolled_back"] for update in updates)
+    assert (initial != final) == any(not training["rolled_back"] for training in (*updates, converged))
+
+
+def test_training_is_logged_line_by_line(reference: Finished) -> None:
+    rows = [json.loads(line) for line in (reference.path / "training.jsonl").read_text().splitlines()]
+    ended = [row for row in rows if row["event"] == "training_ended"]
+    epochs = [row for row in rows if row["event"] == "training_epoch"]
+    updates = named(reference.path, "updated")
+    assert [row["phase"] for row in ended] == ["pretrain", *["update"] * len(updates), "final"]
+    assert sum(row["epochs"] for row in ended) == len(epochs)
+    assert [row["rolled_back"] for row in ended[1:-1]] == [update["rolled_back"] for update in updates]
+    assert all(row["reason"] for row in ended if row["rolled_back"])
+    assert all(row["learning_rate"] > 0 and row["seconds"] > 0 for row in rows)
+    assert ended[-1]["labels"] == sum(row["labels"] for row in ended[:-1])
 
 
 def test_embedded_cells_and_crops_are_written(reference: Finished) -> None:
