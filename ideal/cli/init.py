@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 import yaml
 
+from ideal.config import CODES
 from ideal.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pydantic import BaseModel
 
+CODE_NAMES = ", ".join(name for name in CODES if name != "ase")
 _COMMENT_WIDTH = 100
 _VACUUM = 6.0
 _SHORTEST_SIDE = 10.0
@@ -44,9 +46,7 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="YAML file to write.")] = Path("config.yaml"),
     code: Annotated[
         str | None,
-        typer.Option(
-            metavar="CODE", help="Reference code: gpaw, espresso, pyscf, tblite, or an ASE calculator as module:Class."
-        ),
+        typer.Option(metavar="CODE", help=f"Reference code: {CODE_NAMES}, or an ASE calculator as module:Class."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Labelled structures to start from; without it the run makes and labels some.")
@@ -194,7 +194,7 @@ def _labelling(
         code = "espresso" if pseudo_dir is not None else usable[0] if usable else order[0]
     values = code_data(code)
     others = [name for name in installed if name != code]
-    notes["labelling.code.type"] = "Reference code: gpaw, espresso, pyscf, tblite or ase. " + (
+    notes["labelling.code.type"] = f"Reference code: {CODE_NAMES} or ase. " + (
         f"Also installed: {', '.join(others)}." if others else "No other code is installed."
     )
     if values["type"] in ("gpaw", "espresso"):
@@ -212,21 +212,46 @@ def _labelling(
             values |= {"pseudo": "gth-pbe"}
     elif values["type"] == "tblite":
         values["method"] = "GFN1-xTB"
+    elif values["type"] == "abinit":
+        chosen = _espresso(_elements(atoms), pseudo_dir, output, "abinit", (".psp8", ".xml", ".gth", ".upf"))
+        values |= {key: chosen[key] for key in ("pseudo_dir", "pseudopotentials")}
+    else:
+        _refuse_what_is_missing(values)
     return {"code": values, "workers": 2, "timeout": "1 h"}
 
 
-def _espresso(elements: list[str], pseudo_dir: Path | None, output: Path) -> dict[str, Any]:
+def _refuse_what_is_missing(values: dict[str, Any]) -> None:
+    """Refuse a code whose section needs what neither a structure nor a default tells."""
+    from ideal.config import LabellingConfig
+
+    section = _pick(_sections_of(LabellingConfig.model_fields["code"].annotation), values)
+    missing = [name for name, field in section.model_fields.items() if field.is_required() and name not in values]
+    if missing:
+        raise ConfigError(
+            f"--code {values['type']}: its section needs {', '.join(missing)}, which no structure tells; start from "
+            f"examples/codes/{values['type']}.yaml"
+        )
+
+
+def _espresso(
+    elements: list[str],
+    pseudo_dir: Path | None,
+    output: Path,
+    code: str = "espresso",
+    suffixes: tuple[str, ...] = (".upf",),
+) -> dict[str, Any]:
     if pseudo_dir is None:
-        raise ConfigError("--code espresso: name the folder of the pseudopotentials with --pseudo-dir")
+        raise ConfigError(f"--code {code}: name the folder of the pseudopotentials with --pseudo-dir")
     if not pseudo_dir.is_dir():
         raise ConfigError(f"--pseudo-dir {pseudo_dir}: no such folder; name the folder of the pseudopotentials")
-    files = sorted(path.name for path in pseudo_dir.iterdir() if path.suffix.lower() == ".upf")
+    files = sorted(path.name for path in pseudo_dir.iterdir() if path.suffix.lower() in suffixes)
     chosen: dict[str, str] = {}
     for element in elements:
         matching = [name for name in files if re.match(rf"{element}[._-]", name, re.IGNORECASE)]
         if not matching:
             raise ConfigError(
-                f"--pseudo-dir {pseudo_dir}: no pseudopotential for {element} (expected {element}.*.UPF); add the file"
+                f"--pseudo-dir {pseudo_dir}: no pseudopotential for {element} (expected {element}.*{suffixes[0]}); "
+                "add the file"
             )
         chosen[element] = matching[0]
     folder = _relative(pseudo_dir, output)
@@ -275,7 +300,7 @@ def _section_lines(
             f"{indent}# {line}\n"
             for line in textwrap.wrap(help_line, _COMMENT_WIDTH - len(indent), break_long_words=False)
         )
-        if sections and isinstance(value, dict):
+        if sections and isinstance(value, dict) and value:
             yield f"{indent}{key}:\n"
             section = _pick(sections, value)
             yield from _section_lines(value, section, notes, f"{prefix}{key}.", depth + 1, full)

@@ -21,6 +21,8 @@ from ideal.errors import ConfigError, IdealError, TrainingError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ideal.records import Label
+
 _OVERLAP = 0.5
 _CLOSE = 0.7
 _SMALL_DISK = 1 << 30
@@ -214,7 +216,7 @@ def sound_structure(atoms: Atoms, source: str, min_distance: float) -> None:
 
     reason = refuse_structure(atoms, LabelGateConfig(min_distance=min_distance))
     if reason is not None:
-        raise ConfigError(f"{source}: {reason}; correct the structure")
+        raise ConfigError(f"{source}: {reason}")
     pair = _closest_pair(atoms, _OVERLAP)
     if pair is not None:
         raise ConfigError(f"{source}: {pair}: they overlap; correct the structure or its cell")
@@ -269,6 +271,7 @@ def _thin_cell(atoms: Atoms, trajectory: TrajectoryConfig, config: Config, topic
 
 
 def _data(config: Config, known: set[str]) -> Iterator[Finding]:
+    from ideal.dataset import rattled_structures
     from ideal.dataset.files import read_labels, read_labels_and_structures
 
     dataset = config.dataset
@@ -284,11 +287,37 @@ def _data(config: Config, known: set[str]) -> Iterator[Finding]:
             yield Finding("warning", "data", f"{text}, {len(unlabelled)} without energy and forces: labelled first")
         else:
             yield Finding("ok", "data", f"{text}, all labelled")
+        yield from _same_code(labels, config, dataset.initial.name)
     if dataset.rattled.count:
-        yield Finding("ok", "data", f"{dataset.rattled.count} rattled structures will be made and labelled first")
+        made = rattled_structures(_repeated(config), dataset.rattled, 0)
+        atoms_each = sorted({len(atoms) for atoms in made})
+        text = f"{len(made)} rattled structures of {' or '.join(map(str, atoms_each))} atoms will be made"
+        yield Finding("ok", "data", f"{text} and labelled first")
     if dataset.held_out is not None:
         labels = read_labels(dataset.held_out)
         yield Finding("ok", "held out", f"{len(labels)} labelled frames in {dataset.held_out.name}")
+
+
+def _repeated(config: Config) -> list[Atoms]:
+    """The starting structures as the run repeats them."""
+    from ideal.dataset.files import read_structures
+
+    return [read_structures(t.structure)[-1].repeat(t.repeat) for t in config.trajectories]
+
+
+def _same_code(labels: Sequence[Label], config: Config, name: str) -> Iterator[Finding]:
+    """Whether the labels of a file come from other codes than the run's: their energies count from other zeros."""
+    ours = {code.type for code in (config.labelling.code, *config.labelling.codes.values())}
+    theirs = {label.code.split()[0] for label in labels} - {"file"}
+    if labels and theirs - ours:
+        yield Finding(
+            "warning",
+            "data",
+            f"{name} holds labels of {', '.join(sorted(theirs))}, the run labels with {', '.join(sorted(ours))}: "
+            "energies of different codes count from different zeros, and a model that learns both takes the "
+            "difference for structure; label these structures anew (remove energies and forces from the file), or "
+            "give labelling.code.energy_offsets",
+        )
 
 
 def _elements(config: Config, elements: set[str], known: set[str]) -> Iterator[Finding]:
@@ -371,12 +400,47 @@ def _code(config: Config, elements: list[str], output: Path, may_queue: bool) ->
     # Beside the run, which all machines see, unless everything happens on this one.
     shared = None if isinstance(executor, LocalExecutorConfig) else _nearest(output)
     with tempfile.TemporaryDirectory(prefix=".ideal-check-", dir=shared) as folder:
-        lines = check_workers(code, elements, folder, config.labelling)
-    for line in lines:
-        yield Finding("ok", "code", line)
+        for line in check_workers(code, elements, folder, config.labelling):
+            yield Finding("ok", "code", line)
+        for name, section in config.labelling.codes.items():
+            for line in check_workers(
+                make_code(section), _labelled_by(name, config, elements), folder, config.labelling
+            ):
+                yield Finding("ok", f"code {name}", line)
+    if config.labelling.store is not None:
+        yield from _store(config.labelling.store)
     kind = executor.type if executor.type != "parsl" else f"parsl on {executor.provider.type}"
     seconds = time.monotonic() - start
     yield Finding("ok", "worker", f"a worker process ({kind}) started and answered in {seconds:.1f} s")
+
+
+def _labelled_by(name: str, config: Config, elements: list[str]) -> list[str]:
+    """The elements that a further code may meet."""
+    from ideal.dataset.files import read_structures
+
+    found: set[str] = set()
+    for rule in config.labelling.rules:
+        if rule.code == name:
+            found.update(elements if rule.elements is None else set(rule.elements) & set(elements))
+    for trajectory in config.trajectories:
+        if trajectory.code == name:
+            found.update(read_structures(trajectory.structure)[-1].get_chemical_symbols())
+    return sorted(found)
+
+
+def _store(path: Path) -> Iterator[Finding]:
+    """Whether the shared label store can be used."""
+    from ideal.labelling.store import LabelStore, on_network
+
+    if not path.parent.is_dir():
+        raise ConfigError(f"labelling.store: no such folder: {path.parent}; make it, or correct the path")
+    if path.is_file():
+        with LabelStore(path) as store:
+            text = f"{store.counts()['done']} labels in {path}, shared with other runs"
+    else:
+        text = f"{path} will be made, for other runs to share"
+    network = "; it lies on a network file system: every commit waits for a file lock there"
+    yield Finding("warning" if on_network(path) else "ok", "store", text + (network if on_network(path) else ""))
 
 
 def _nearest(path: Path) -> Path:

@@ -14,10 +14,20 @@ from typing import Any
 
 import yaml
 
+from ideal.config import CODES as CODES
 from ideal.config import Config, Section, SectionType, parse_config, parse_section, read_yaml
 from ideal.errors import ConfigError, did_you_mean
 
-CODES = ("gpaw", "espresso", "pyscf", "tblite")
+PROGRAMS = {
+    "espresso": "pw.x",
+    "cp2k": "cp2k.psmp",
+    "abinit": "abinit",
+    "vasp": "vasp_std",
+    "aims": "aims.x",
+    "orca": "orca",
+    "dftb": "dftb+",
+}
+"""Codes that are programs, by the name that they are found under; the others are Python packages."""
 
 
 def config_file(path: Path) -> Path:
@@ -130,6 +140,8 @@ def code_data(name: str) -> dict[str, Any]:
     """
     if ":" in name:
         return {"type": "ase", "calculator": name}
+    if name == "ase":
+        raise ConfigError("--code ase: name the calculator instead, such as ase.calculators.emt:EMT")
     if name not in CODES:
         raise ConfigError(
             f"--code {name!r}: unknown; {did_you_mean(name, CODES)} "
@@ -140,8 +152,7 @@ def code_data(name: str) -> dict[str, Any]:
 
 def installed_codes() -> list[str]:
     """The codes of `CODES` that this environment has; nothing is imported or started."""
-    return [
-        code
-        for code in CODES
-        if (shutil.which("pw.x") if code == "espresso" else importlib.util.find_spec(code)) is not None
-    ]
+    packages = [code for code in CODES if code not in (*PROGRAMS, "teacher", "ase")]
+    found = {code for code in packages if importlib.util.find_spec(code) is not None}
+    found |= {code for code, program in PROGRAMS.items() if shutil.which(program) is not None}
+    return [code for code in CODES if code in found]

@@ -16,6 +16,7 @@ import typer
 from ideal.cli.failures import say_warning, sigterm_raises, use_run_directory
 from ideal.cli.look import UncertaintyOption, existing_file
 from ideal.cli.run import SetOption
+from ideal.config import CODES
 from ideal.errors import ConfigError, EmbeddingError, LabelError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ideal.labelling.labeller import Labeller
     from ideal.records import FailedLabel, Label
 
+CODE_NAMES = ", ".join(name for name in CODES if name != "ase")
 _PLAIN_INTERVAL = 10.0
 _WAIT_SECONDS = 1.0
 ConfigOption = Annotated[
@@ -94,12 +96,12 @@ def label(
     structures: Annotated[
         Path, typer.Argument(metavar="STRUCTURES", help="File of structures, or a folder of such files.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Labelled structures (extended XYZ).")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Labelled structures: .extxyz, .h5, .db.")] = Path(
         "labelled.extxyz"
     ),
     code: Annotated[
         str | None,
-        typer.Option(metavar="CODE", help="gpaw, espresso, pyscf, tblite, or an ASE calculator as module:Class."),
+        typer.Option(metavar="CODE", help=f"{CODE_NAMES}, or an ASE calculator as module:Class."),
     ] = None,
     config: ConfigOption = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=1, help="Calculations that run at once.")] = None,
@@ -132,7 +134,7 @@ def label(
     use_run_directory(context, None, resume=shlex.join(["ideal-run", *sys.argv[1:]]))
     with (
         sigterm_raises(),
-        LabelStore(output.with_suffix(".sqlite")) as store,
+        LabelStore(_store_beside(output)) as store,
         open_executor(settings, folder) as executor,
         Labeller(reference, store, folder, timeout=settings.timeout, gate=settings.gate, executor=executor) as labeller,
     ):
@@ -140,6 +142,12 @@ def label(
     use_run_directory(context, None)
     _remove_if_empty(folder)
     _report_labels(output, results, folder, write_labels)
+
+
+def _store_beside(output: Path) -> Path:
+    """The label store of an output file; that of an earlier version is used on."""
+    before = output.with_suffix(".sqlite")
+    return before if before.is_file() else output.with_name(f"{output.stem}-store.db")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -160,7 +168,7 @@ def _labelling(
 
     if (config is None) == (code is None):
         raise ConfigError(
-            "name the reference code with --code (gpaw, espresso, pyscf, tblite, module:Class) or --config"
+            f"name the reference code with --code ({CODE_NAMES}, or module:Class of an ASE calculator) or --config"
         )
     extra = list(overrides)
     if workers is not None:

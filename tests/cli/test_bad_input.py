@@ -101,7 +101,7 @@ def flat() -> Atoms:
         (overlapping, ("atoms 0 (Cu) and 1 (Cu)", "0.90 Å", "correct the structure")),
         (not_finite, ("bad.traj", "not finite", "correct")),
         (own_image, ("its own periodic image", "1.00 Å", "correct the structure or its cell")),
-        (flat, ("no extent along a periodic axis", "correct the structure")),
+        (flat, ("no extent along a periodic axis", "correct the cell")),
     ],
 )
 def test_wrong_structure(

@@ -100,7 +100,7 @@ def test_label_folder_resume_and_failure(ideal_run: Run, folder: Path, copper: A
     copper.calc = EMT()
     assert labels[0].energy == pytest.approx(copper.get_potential_energy(), abs=1e-6)
     np.testing.assert_allclose(labels[0].forces, copper.get_forces(), atol=1e-6)
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["labelled.extxyz", "labelled.sqlite"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["labelled-store.db", "labelled.extxyz"]
 
     bad = copper.copy()
     bad.positions[0] = bad.positions[1] + 0.1
