@@ -5,10 +5,31 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 def available_instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
 def select_instruction_set(name: str) -> None: ...
+def occupancy(
+    positions: np.ndarray,
+    origin: np.ndarray,
+    lattice: np.ndarray,
+    inverse: np.ndarray,
+    periodic: np.ndarray,
+    starts: np.ndarray,
+    bins: list[int],
+) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], Array, Array]: ...
+def within(
+    positions: np.ndarray,
+    origin: np.ndarray,
+    lattice: np.ndarray,
+    inverse: np.ndarray,
+    periodic: np.ndarray,
+    starts: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    images: np.ndarray,
+) -> tuple[Indices, Array, Array]: ...
 
 def list_pairs(
     positions: np.ndarray, cell: np.ndarray, periodic: np.ndarray, cutoff: float

@@ -10,6 +10,7 @@
 namespace nb = nanobind;
 
 namespace ideal::python {
+void bind_frame_scan(nb::module_& module);
 void bind_neighbors(nb::module_& module);
 void bind_soap(nb::module_& module);
 void bind_mahalanobis(nb::module_& module);
@@ -45,6 +46,7 @@ NB_MODULE(_core, module) {
     module.def("instruction_set", &ideal::instruction_set, "The kernel variant in use.");
     module.def("select_instruction_set", &ideal::select_instruction_set, nb::arg("name"),
                "Use another kernel variant from now on (tests, benchmarks).");
+    ideal::python::bind_frame_scan(module);
     ideal::python::bind_neighbors(module);
     ideal::python::bind_soap(module);
     ideal::python::bind_mahalanobis(module);

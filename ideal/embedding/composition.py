@@ -120,7 +120,9 @@ def formula_ratio(numbers: IntArray) -> dict[int, int] | None:
         >>> formula_ratio(np.array([12, 8] * 32))
         {8: 1, 12: 1}
     """
-    species, counts = np.unique(numbers, return_counts=True)
+    counts = np.bincount(numbers)
+    species = np.flatnonzero(counts)
+    counts = counts[species]
     if len(species) == 1:
         return None
     ratio = counts // math.gcd(*(int(n) for n in counts))
@@ -297,6 +299,7 @@ class _Repair:
         self.single = ~_grouped(self.group)
         self.fixed = fixed & (np.arange(len(numbers)) < n_inside)
         self.first, self.second, self.room = pairs.first, pairs.second, room
+        self.begin = np.searchsorted(self.first, np.arange(len(numbers) + 1))
         self.bonded = (self.group[self.first] == self.group[self.second]) & (self.first != self.second)
         self.alive = np.arange(len(numbers)) < n_inside
         self.skin = np.flatnonzero(~self.alive)
@@ -369,5 +372,7 @@ class _Repair:
 
     def _room_of(self, atom: int | np.integer) -> float:
         """Distance to the nearest atom of the cell, in units of the shortest known one (infinite where far)."""
-        mine = (self.first == atom) & (self.alive[self.second] | (self.second == atom)) & ~self.bonded
-        return float(self.room[mine].min(initial=np.inf))
+        own = slice(self.begin[atom], self.begin[atom + 1])
+        second = self.second[own]
+        counts = (self.alive[second] | (second == atom)) & ~self.bonded[own]
+        return float(self.room[own][counts].min(initial=np.inf))

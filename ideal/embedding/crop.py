@@ -27,6 +27,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import minkowski_reduce
 
+from ideal import _core
 from ideal.embedding.distances import heights
 from ideal.embedding.molecules import groups, representatives
 from ideal.errors import EmbeddingError
@@ -40,6 +41,9 @@ WHOLE_REACH = 5.0
 
 SURFACE_GAP = 3.5
 """Empty stretch (Å) along a column of atoms that counts as leaving the material."""
+
+GAP_BIN = 0.25
+"""Resolution (Å) at which vacuum along a periodic axis is looked for."""
 
 SKEW_GAIN = 1.02
 """The reduced lattice replaces the frame's own when this makes a box of given heights smaller by this factor."""
@@ -169,7 +173,7 @@ class Surroundings:
 
 
 class FrameView:
-    """One frame seen from one place: heights of all atoms, and where its vacuum is. One pass over the frame.
+    """One frame seen from one place, and where its vacuum is. What passes over the whole frame is compiled.
 
     Args:
         atoms: the frame; any cell shape, any periodicity.
@@ -183,32 +187,35 @@ class FrameView:
 
     def __init__(self, atoms: Atoms, index: int, vacuum: float, origin: FloatArray | None = None) -> None:
         self.atoms = atoms
-        self.periodic = np.asarray(atoms.pbc, dtype=bool)
+        self.periodic = np.array(atoms.pbc, dtype=bool)
         self.lattice = _axes(atoms)
         self.lengths = heights(self.lattice)
         """(3,) distance between opposite faces of the frame, Å."""
-        self._offsets = atoms.positions - (atoms.positions[index] if origin is None else origin)
-        self._fractional = self._offsets @ np.linalg.inv(self.lattice)
-        self._wrap(np.full(3, -0.5))
-        self.has_vacuum = ~self.periodic
-        starts = np.full(3, -0.5)
-        for c in np.flatnonzero(self.periodic):
-            width, middle = _largest_gap(self._fractional[:, c], self.lengths[c])
-            if width > vacuum:
-                self.has_vacuum[c] = True
-                starts[c] = middle - np.ceil(middle)
-        self._wrap(starts)
-        self.starts = starts * self.lengths
-        self._extent = np.array(
-            [self._fractional.min(axis=0) * self.lengths, self._fractional.max(axis=0) * self.lengths]
+        self._frame = (
+            np.ascontiguousarray(atoms.positions, dtype=np.float64),
+            np.array(atoms.positions[index] if origin is None else origin, dtype=np.float64),
+            np.ascontiguousarray(self.lattice, dtype=np.float64),
+            np.linalg.inv(self.lattice),
+            self.periodic,
         )
+        starts = np.full(3, -0.5)
+        bins = [
+            max(1, int(length / GAP_BIN)) if p else 0 for p, length in zip(self.periodic, self.lengths, strict=True)
+        ]
+        occupied, low, high = _core.occupancy(*self._frame, starts, bins)
+        self.has_vacuum = ~self.periodic
+        for c in np.flatnonzero(self.periodic):
+            width, middle = _largest_gap(occupied[c])
+            if width * self.lengths[c] > vacuum:
+                self.has_vacuum[c] = True
+                middle -= 0.5
+                starts[c] = middle - np.ceil(middle)
+        if (self.has_vacuum & self.periodic).any():
+            _, low, high = _core.occupancy(*self._frame, starts, [0, 0, 0])
+        self.starts = starts * self.lengths
+        self._starts = starts
+        self._extent = np.array([low * self.lengths, high * self.lengths])
         self.vacuum = vacuum
-
-    def _wrap(self, starts: FloatArray) -> None:
-        shift = np.where(self.periodic, -np.floor(self._fractional - starts), 0.0)
-        if shift.any():
-            self._fractional = self._fractional + shift
-            self._offsets = self._offsets + shift @ self.lattice
 
     def surroundings(self, r_core: float, margin: float, max_atoms: int) -> Surroundings:
         """Decide the axes for a crop of this size and collect the atoms it may need.
@@ -260,35 +267,44 @@ class FrameView:
 
     def _material_beyond(self, c: int, r_core: float, reach: float) -> tuple[bool, bool]:
         """Whether a column through the core is filled up to ``reach`` on the low and on the high side of axis c."""
-        column = np.ones(len(self._fractional), dtype=bool)
-        for d in range(3):
-            if d != c:
-                column &= np.abs(self._fractional[:, d] * self.lengths[d]) < r_core
-        height = np.sort(self._fractional[column, c] * self.lengths[c])
+        half = np.full(3, r_core)
+        half[c] = np.inf
+        _, fractional, _ = self._within(-half, half, np.zeros(3, dtype=bool))
+        height = np.sort(fractional[:, c] * self.lengths[c])
         filled = []
         for side in (-height[height <= 0][::-1], height[height >= 0]):
             stops = np.concatenate([[0.0], side[side < reach], [reach]])
             filled.append(bool(np.diff(stops).max() < SURFACE_GAP))
         return filled[0], filled[1]
 
+    def _within(self, low: FloatArray, high: FloatArray, images: BoolArray) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Atoms between the heights ``low`` and ``high`` (3,) (Å), along axes with ``images`` some image of them.
+
+        Returns:
+            Their indices, wrapped fractional coordinates (n, 3), and vectors from the center (n, 3), Å.
+        """
+        return _core.within(*self._frame, self._starts, low / self.lengths, high / self.lengths, images)
+
     def _collect(self, axes: list[Axis], r_core: float, margin: float, reach: float) -> Surroundings:
-        parents = np.arange(len(self._fractional))
-        fractional, offsets = self._fractional, self._offsets
+        low, high = np.full(3, -reach), np.full(3, reach)
         for c, axis in enumerate(axes):
             if axis.kind == "whole":
-                low, high = axis.lo - WHOLE_REACH, axis.hi + WHOLE_REACH
-            else:
-                low = axis.lo if axis.kind == "surface" and axis.open_low else -reach
-                high = axis.hi if axis.kind == "surface" and not axis.open_low else reach
-            low, high = low / self.lengths[c], high / self.lengths[c]
-            if self.periodic[c] and axis.kind != "surface":
-                span = (self.starts[c] / self.lengths[c], self.starts[c] / self.lengths[c] + 1.0)
-                images = range(int(np.floor(low - span[1])), int(np.ceil(high - span[0])) + 1)
-            else:
-                images = range(1)
+                low[c], high[c] = axis.lo - WHOLE_REACH, axis.hi + WHOLE_REACH
+            elif axis.kind == "surface" and axis.open_low:
+                low[c] = axis.lo
+            elif axis.kind == "surface":
+                high[c] = axis.hi
+        imaged = self.periodic & np.array([axis.kind != "surface" for axis in axes])
+        parents, fractional, offsets = self._within(low, high, imaged)
+        low, high = low / self.lengths, high / self.lengths
+        for c in range(3):
+            first, last = 0, 0
+            if imaged[c]:
+                first = int(np.floor(low[c] - self._starts[c] - 1.0))
+                last = int(np.ceil(high[c] - self._starts[c]))
             parts = []
-            for n in images:
-                keep = np.flatnonzero((fractional[:, c] + n >= low) & (fractional[:, c] + n <= high))
+            for n in range(first, last + 1):
+                keep = np.flatnonzero((fractional[:, c] + n >= low[c]) & (fractional[:, c] + n <= high[c]))
                 if len(keep):
                     moved = fractional[keep]
                     moved[:, c] += n
@@ -346,12 +362,11 @@ def _axes(atoms: Atoms) -> FloatArray:
     return np.asarray(reduced) if gain > SKEW_GAIN else lattice
 
 
-def _largest_gap(fractional: FloatArray, length: float, bin_width: float = 0.25) -> tuple[float, float]:
-    """Width (Å) and middle (fraction) of the widest empty stretch of a periodic axis, to within a bin."""
-    n_bins = max(1, int(length / bin_width))
-    occupied = np.flatnonzero(np.bincount(np.floor(fractional % 1.0 * n_bins).astype(int) % n_bins))
-    following = np.append(occupied[1:], occupied[0] + n_bins)
-    empty = following - occupied - 1
+def _largest_gap(occupied: np.ndarray) -> tuple[float, float]:
+    """Width and middle of the widest run of empty bins of a periodic axis, as fractions of the axis from its start."""
+    n_bins = len(occupied)
+    full = np.flatnonzero(occupied)
+    following = np.append(full[1:], full[0] + n_bins)
+    empty = following - full - 1
     widest = int(np.argmax(empty))
-    width = empty[widest] * length / n_bins
-    return width, (occupied[widest] + 1 + 0.5 * empty[widest]) / n_bins
+    return empty[widest] / n_bins, (full[widest] + 1 + 0.5 * empty[widest]) / n_bins

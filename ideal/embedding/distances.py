@@ -6,15 +6,14 @@ pair in the training set; without a training set the covalent radii stand in.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from scipy.spatial import cKDTree
 
+from ideal import _core
 from ideal.records import FloatArray, IntArray
 
 CONTACT = 0.8
@@ -59,35 +58,24 @@ def periodic_pairs(positions: FloatArray, cell: FloatArray, pbc: Iterable[bool],
         cutoff: Å.
 
     Returns:
-        The pairs; an atom is paired with its own periodic images, never with itself.
+        The pairs, sorted by the first atom; an atom is paired with its own periodic images, never with itself.
+
+    Raises:
+        UncertaintyError: a position is not finite, or the lattice vectors of periodic axes are dependent.
 
     Example:
         >>> periodic_pairs(np.zeros((1, 3)), 3.0 * np.eye(3), (True, True, True), 3.1).distances
         array([3., 3., 3., 3., 3., 3.])
     """
-    periodic = np.asarray(tuple(pbc), dtype=bool)
-    n_atoms = len(positions)
-    fractional = positions @ np.linalg.inv(cell)
-    wrap = np.where(periodic, np.floor(fractional), 0.0)
-    fractional = fractional - wrap
-    wrapped = positions - wrap @ cell
-    reach = cutoff / heights(cell)
-    ranges = [range(-int(np.ceil(reach[k])), int(np.ceil(reach[k])) + 1) if periodic[k] else range(1) for k in range(3)]
-    shifts = np.array(list(itertools.product(*ranges)), dtype=float)
-    ghosts = fractional[None] + shifts[:, None]
-    near = ((ghosts >= -reach) & (ghosts <= 1.0 + reach) | ~periodic).all(axis=2)
-    image, owner = np.nonzero(near)
-    points = wrapped[owner] + shifts[image] @ cell
-    found = cKDTree(wrapped).sparse_distance_matrix(cKDTree(points), cutoff, output_type="ndarray")
-    first, ghost = found["i"].astype(np.int64), found["j"].astype(np.int64)
-    second = owner[ghost]
-    other = (first != second) | shifts[image[ghost]].any(axis=1)
-    order = np.lexsort((ghost[other], first[other]))
-    first, ghost = first[other][order], ghost[other][order]
-    vectors = points[ghost] - wrapped[first]
-    if n_atoms == 0:
-        vectors = np.zeros((0, 3))
-    return Pairs(first, owner[ghost], vectors, np.linalg.norm(vectors, axis=1))
+    structure = (
+        np.ascontiguousarray(positions, dtype=np.float64),
+        np.ascontiguousarray(cell, dtype=np.float64),
+        np.array(tuple(pbc), dtype=bool),
+        float(cutoff),
+    )
+    count, second, vectors, *_ = _core.edges_within(*structure, *_core.list_pairs(*structure))
+    first = np.repeat(np.arange(len(positions)), count)
+    return Pairs(first, second.astype(np.int64), vectors, np.sqrt((vectors**2).sum(axis=1)))
 
 
 def minimum_distances(structures: Iterable[Atoms] | Atoms) -> dict[tuple[int, int], float]:

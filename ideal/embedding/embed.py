@@ -164,8 +164,8 @@ def _check(atoms: Atoms, centers: Sequence[int], uncertainty: EmbeddingUncertain
             raise EmbeddingError(f"atom {index!r} is not in the frame; valid: 0 to {n_atoms - 1}")
     if not threshold > 0:
         raise EmbeddingError(f"threshold {threshold} is not positive; give a value of u such as {DEFAULT_THRESHOLD}")
-    wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
-    if len(wrong):
+    if not np.isfinite(atoms.positions.sum()):  # looks at every atom only where something is wrong
+        wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
         raise EmbeddingError(
             f"{len(wrong)} of {n_atoms} positions are not finite (first: atom {wrong[0]}); the dynamics exploded "
             "before this frame, use an earlier one"
@@ -173,7 +173,7 @@ def _check(atoms: Atoms, centers: Sequence[int], uncertainty: EmbeddingUncertain
     if not np.isfinite(atoms.cell.array).all():
         raise EmbeddingError(f"the cell {atoms.cell.array.tolist()} is not finite; use an earlier frame")
     known = {s for s in uncertainty.soap.species if uncertainty.counts.get(s, 0) > 1}
-    present = {chemical_symbols[z] for z in np.unique(atoms.numbers)}
+    present = {chemical_symbols[z] for z in np.flatnonzero(np.bincount(atoms.numbers))}
     if present - known:
         raise EmbeddingError(
             f"the uncertainty knows no environment of {', '.join(sorted(present - known))} (it knows "
