@@ -6,8 +6,9 @@ contacts,
     L = sum_i phi(u_i^2 - f_i; f_i) + n phi(<u^2> - m; 0.2 m) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2,
     phi(x; w) = 0 for x < 0,    x^2 / 2 w  for x < w,    x - w / 2  beyond,
 
-with f_i = (0.9 threshold)^2 and m = max(1, (0.45 threshold)^2). A core atom counts only beyond what it had in the frame: f_i is its own u^2 there,
-where that is larger. Without this term a core in a small cell may meet its own image in ways that no frame shows.
+with f_i = (0.9 threshold)^2 and m = max(1, (0.45 threshold)^2). A core atom counts only beyond what it had in the
+frame: f_i is its own u^2 there, where that is larger. Without this term a core in a small cell may meet its own image
+in ways that no frame shows.
 phi rounds the hinge's corner. With the bare hinge the gradient jumps whenever an atom crosses f_i, and the estimate of
 the Hessian is spoiled again and again: in hot SiO2 with a poor distribution 100 evaluations brought 10 % of the crops
 below the threshold, with phi 47 %.
