@@ -30,7 +30,6 @@ def within(
     high: np.ndarray,
     images: np.ndarray,
 ) -> tuple[Indices, Array, Array]: ...
-
 def list_pairs(
     positions: np.ndarray, cell: np.ndarray, periodic: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
