@@ -220,7 +220,7 @@ class _Problem:
             width = MEAN_WIDTH * self.usual
             slope_of_mean = min(surplus / width, 1.0)
             value += len(free) * (0.5 * surplus * slope_of_mean if surplus < width else surplus - 0.5 * width)
-            _, of_mean, virial_of_mean, _ = self.uncertainty.hinge(atoms, 0.0, slope_of_mean * ~crop.core)
+            _, of_mean, virial_of_mean, _ = self.uncertainty.hinge(atoms, 0.0, np.where(crop.core, 0.0, slope_of_mean))
             gradient, virial = gradient + of_mean, virial + virial_of_mean
         guard, guard_gradient, guard_virial, closest = self._guard(vectors, cell)
         value, gradient, virial = value + guard, gradient + guard_gradient, virial + guard_virial
