@@ -418,6 +418,11 @@ class ModelConfig(Section):
     threebody_cutoff: Length = Field(4.0, gt=0, description="Three-body cutoff in Å.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    chunk_atoms: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Atoms evaluated at a time, layer by layer; auto: as many as suit the processor's cache. Memory "
+        "grows with all atoms but little, and no result depends on it beyond rounding.",
+    )
 
 
 class LossConfig(Section):
@@ -471,6 +476,11 @@ class OnlineConfig(Section):
         ge=0,
         description="... their forces (eV/Å, mean absolute error) within this: the update ends. An error on "
         "validation labels below both never undoes an update.",
+    )
+    gate: Literal["balanced", "strict"] = Field(
+        "balanced",
+        description="strict: an update must not raise the loss on validation labels; balanced: it may, up to the loss "
+        "that it reaches on the new ones. What violates it is undone.",
     )
     retries: int = Field(
         1,

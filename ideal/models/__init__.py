@@ -33,7 +33,12 @@ def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> M
     if config.path is None:
         potential = M3GNetPotential.new(config, known, seed)
     else:
-        potential = M3GNetPotential.load(config.path, config.device, config.threads)
+        potential = M3GNetPotential.load(
+            config.path,
+            config.device,
+            config.threads,
+            None if config.chunk_atoms == "auto" else config.chunk_atoms,
+        )
     missing = sorted(set(elements) - set(potential.elements))
     if missing:
         source = config.path or "`model.elements`"

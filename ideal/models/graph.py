@@ -1,9 +1,7 @@
 """The neighbor graph of a structure.
 
 One directed edge per ordered pair (i, j, image) with 0 < r <= cutoff. Edge vectors are differences taken in float64 and
-then rounded: absolute float32 positions would lose 5e-5 eV/Å in a 280 Å box. The neighbor search is pymatgen's compiled
-cell list (0.1 ms for 54 atoms), which matgl brings with it; it takes any cell shape, any periodicity, and images of
-small cells.
+then rounded: absolute float32 positions would lose 5e-5 eV/Å in a 280 Å box.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from ideal.errors import TrainingError
-from ideal.records import FloatArray, IntArray
-
-SHORTEST_DISTANCE = 0.1
-"""Atoms nearer than this (Å) are taken to be coincident: no potential means anything there."""
+from ideal.models.neighbor_list import NeighborList, find_edges
+from ideal.records import IntArray
 
 _BATCH_EDGES = 30_000
 
@@ -97,85 +93,38 @@ def element_types(atoms: Atoms, lookup: IntArray) -> IntArray:
     return types
 
 
-def neighbors(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray]:
-    """All ordered pairs within ``cutoff``.
+def build_graph(
+    atoms: Atoms,
+    cutoff: float,
+    lookup: IntArray,
+    dtype: torch.dtype,
+    device: torch.device,
+    neighbors: NeighborList | None = None,
+) -> Graph:
+    """The graph of one structure.
 
     Args:
-        atoms: the structure; any cell, any periodicity.
+        atoms: the structure.
         cutoff: Å.
-
-    Returns:
-        source (n_edges,), ascending; target (n_edges,); vectors (n_edges, 3) from source to target in Å, float64.
+        lookup: index of each atomic number, see `element_lookup`.
+        dtype: of the edge vectors.
+        device: where the arrays go.
+        neighbors: a list to reuse, of the same cutoff.
 
     Raises:
-        TrainingError: positions or cell are not finite, a periodic axis has no length, two atoms coincide.
-
-    Example:
-        >>> from ase.build import bulk
-        >>> source, target, vectors = neighbors(bulk("Li", "bcc", a=3.5), 3.1)
-        >>> len(source)
-        8
+        TrainingError: no atoms, unknown elements, and as for `ideal.models.neighbor_list.find_edges`.
     """
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
-    positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
-    cell = _lattice(atoms)
-    if not np.isfinite(positions).all():
-        atom = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise TrainingError(
-            f"the position of atom {atom} is {positions[atom].tolist()}, not finite; correct the structure or lower "
-            "the time step that led to it"
-        )
-    source, target, images, distances = find_points_in_spheres(
-        positions,
-        positions,
-        r=float(cutoff),
-        pbc=np.array(atoms.pbc, dtype=np.int64),
-        lattice=cell,
-        tol=1e-8,
-    )
-    itself = (source == target) & (images == 0).all(axis=1)
-    source, target, images, distances = (x[~itself] for x in (source, target, images, distances))
-    if distances.size and distances.min() < SHORTEST_DISTANCE:
-        edge = int(distances.argmin())
-        raise TrainingError(
-            f"atoms {source[edge]} and {target[edge]} are {distances[edge]:.3g} Å apart (at least "
-            f"{SHORTEST_DISTANCE} Å wanted); remove one of them, or lower the time step that led to it"
-        )
-    if source.size and (np.diff(source) < 0).any():
-        order = np.argsort(source, kind="stable")
-        source, target, images = source[order], target[order], images[order]
-    vectors = positions[target] - positions[source] + images @ cell
-    return source.astype(np.int64), target.astype(np.int64), vectors
-
-
-def _lattice(atoms: Atoms) -> FloatArray:
-    """(3, 3) cell with missing axes completed, Å."""
-    cell = np.asarray(atoms.cell.array, dtype=np.float64)
-    if not np.isfinite(cell).all():
-        raise TrainingError("the cell holds values that are not finite; correct the structure")
-    lengths = np.linalg.norm(cell, axis=1)
-    if (lengths[atoms.pbc] == 0).any():
-        axis = int(np.flatnonzero(atoms.pbc & (lengths == 0))[0])
-        raise TrainingError(f"axis {axis} is periodic but its cell vector is zero; set the cell or pbc[{axis}] = False")
-    complete = np.ascontiguousarray(atoms.cell.complete().array, dtype=np.float64)
-    if abs(np.linalg.det(complete)) < 1e-6:
-        raise TrainingError(f"the cell {cell.tolist()} has no volume; give three independent cell vectors")
-    return complete
-
-
-def build_graph(atoms: Atoms, cutoff: float, lookup: IntArray, dtype: torch.dtype, device: torch.device) -> Graph:
-    """The graph of one structure (see `neighbors` for the errors)."""
     if len(atoms) == 0:
         raise TrainingError("the structure has 0 atoms; give at least one")
     types = element_types(atoms, lookup)
-    source, target, vectors = neighbors(atoms, cutoff)
+    edges = find_edges(atoms, cutoff) if neighbors is None else neighbors(atoms)
     periodic = bool(np.any(atoms.pbc)) and atoms.cell.rank == 3
+    source = torch.repeat_interleave(torch.from_numpy(edges.counts), output_size=len(edges.target))
     return Graph(
         types=torch.from_numpy(types).to(device),
-        source=torch.from_numpy(source).to(device),
-        target=torch.from_numpy(target).to(device),
-        vectors=torch.from_numpy(vectors).to(device=device, dtype=dtype),
+        source=source.to(device),
+        target=torch.from_numpy(edges.target).to(device=device, dtype=torch.int64),
+        vectors=torch.from_numpy(edges.vectors).to(device=device, dtype=dtype),
         volume=float(atoms.get_volume()) if periodic else None,
     )
 

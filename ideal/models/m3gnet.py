@@ -3,8 +3,9 @@
     E = sum_i [ E_ref(Z_i) + scale * e_i ],    F_i = -dE/dr_i,    sigma = (1/V) sum_edges vec (dE/dvec)^T
 
 e_i is the network's output for atom i and a function of edge vectors only; reference energies are added in float64. The
-network, its parameters and its initialization are matgl's; the forward pass is `ideal.models.fused` where that
-reproduces matgl's, else matgl's own. This is the only file that imports matgl, and it does so on first use.
+network, its parameters and its initialization are matgl's. Evaluation is `ideal.models.chunked` and training
+`ideal.models.fused` where these reproduce matgl's forward pass, else that pass itself. This is the only file that
+imports matgl, and it does so on first use.
 
 Chen and Ong, Nature Computational Science 2, 718 (2022), doi:10.1038/s43588-022-00349-3.
 """
@@ -29,15 +30,19 @@ from ideal.config import ModelConfig
 from ideal.errors import TrainingError
 from ideal.models.base import Evaluation, Factors, Prediction
 from ideal.models.basis import radial_functions
+from ideal.models.chunked import ChunkedEvaluator
 from ideal.models.device import Device, set_threads, torch_device
 from ideal.models.differentiable import gated_factors
 from ideal.models.fused import FusedForward, supports
 from ideal.models.graph import Graph, GraphBatch, bounded, build_graph, collate, element_lookup
+from ideal.models.layers import covers
+from ideal.models.neighbor_list import NeighborList
 from ideal.models.storage import MODEL_FILE, fingerprint, read_model, write_model
 from ideal.records import FloatArray
 
 _FORMAT = "m3gnet-1"
 _INITIAL_GAIN = 1.5
+_SUMMED_EDGES = 1_000_000
 
 
 class M3GNetPotential:
@@ -70,6 +75,7 @@ class M3GNetPotential:
         is_fitted: bool = True,
         device: Device = "auto",
         threads: int = 1,
+        chunk_atoms: int | None = None,
     ) -> None:
         self.elements: tuple[str, ...] = tuple(architecture["element_types"])
         self.cutoff = float(architecture["cutoff"])
@@ -84,6 +90,8 @@ class M3GNetPotential:
         set_threads(threads)
         self._model = model.to(self._device).eval()
         self._fused = FusedForward(self._model) if supports(self._model) else None
+        self._chunk_atoms = chunk_atoms
+        self._neighbors = NeighborList(self.cutoff)
 
     # --- making, loading, saving ---
 
@@ -121,10 +129,20 @@ class M3GNetPotential:
         }
         model = _construct(architecture, seed)
         _amplify(model)
-        return cls(model, architecture, {}, is_fitted=False, device=config.device, threads=config.threads)
+        return cls(
+            model,
+            architecture,
+            {},
+            is_fitted=False,
+            device=config.device,
+            threads=config.threads,
+            chunk_atoms=None if config.chunk_atoms == "auto" else config.chunk_atoms,
+        )
 
     @classmethod
-    def load(cls, path_or_name: str | Path, device: Device = "auto", threads: int = 1) -> M3GNetPotential:
+    def load(
+        cls, path_or_name: str | Path, device: Device = "auto", threads: int = 1, chunk_atoms: int | None = None
+    ) -> M3GNetPotential:
         """Load a model folder of IDEAL or matgl, or a pretrained model by its matgl name.
 
         Args:
@@ -132,12 +150,13 @@ class M3GNetPotential:
                 such as ``M3GNet-MatPES-PBE-v2025.1-PES`` (downloaded by matgl on first use).
             device: where it runs.
             threads: threads of torch on the CPU.
+            chunk_atoms: atoms evaluated at a time; None: as many as suit the processor's cache.
 
         Raises:
             TrainingError: nothing of that name, not an M3GNet for energies, or a damaged file.
         """
         path = Path(path_or_name)
-        options: dict[str, Any] = {"device": device, "threads": threads}
+        options: dict[str, Any] = {"device": device, "threads": threads, "chunk_atoms": chunk_atoms}
         if (path / MODEL_FILE).is_file():
             return cls._load_own(path, options)
         if (path / "model.json").is_file():
@@ -248,7 +267,7 @@ class M3GNetPotential:
 
     def evaluate(self, atoms: Atoms) -> Evaluation:
         """Energy, forces, stress and per-atom energies of one structure (see `ideal.models.base.Potential`)."""
-        graph = self.graph(atoms)
+        graph = build_graph(atoms, self.cutoff, self._lookup, self.dtype, self._device, self._neighbors)
         energies, gradient = self._energies_and_gradient(graph)
         return self._evaluation(graph, energies, gradient, graph.vectors)
 
@@ -267,6 +286,10 @@ class M3GNetPotential:
 
     def _energies_and_gradient(self, graph: Graph | GraphBatch) -> tuple[Tensor, Tensor]:
         """Network energies of atoms (eV) and their sum's gradient with respect to edge vectors (eV/Å)."""
+        if self._fused is not None and covers(self._model):
+            evaluate = ChunkedEvaluator(self._model, self._fused.basis, self._chunk_atoms)
+            energies, gradient = evaluate(graph.types, graph.source, graph.target, graph.vectors)
+            return energies * self.energy_scale, gradient.mul_(self.energy_scale)
         vectors = graph.vectors.detach().requires_grad_(True)
         energies = self.atomic_energies(graph, vectors, twice=False)
         if not vectors.shape[0]:
@@ -275,15 +298,18 @@ class M3GNetPotential:
         return energies.detach(), gradient
 
     def _evaluation(self, graph: Graph, energies: Tensor, gradient: Tensor, vectors: Tensor) -> Evaluation:
-        gradient = gradient.double()
-        forces = gradient.new_zeros(graph.n_atoms, 3)
-        forces.index_add_(0, graph.source, gradient).index_add_(0, graph.target, -gradient)
+        forces = gradient.new_zeros(graph.n_atoms, 3, dtype=torch.float64)
+        virial = forces.new_zeros(3, 3)
+        for begin in range(0, gradient.shape[0], _SUMMED_EDGES):  # in float64, without a float64 copy of all edges
+            here = slice(begin, begin + _SUMMED_EDGES)
+            slope = gradient[here].double()
+            forces.index_add_(0, graph.source[here], slope).index_add_(0, graph.target[here], slope, alpha=-1)
+            virial += vectors[here].double().T @ slope
         per_atom = energies.double().cpu().numpy() + self._references[graph.types.cpu().numpy()]
         per_atom += self._energy_offset / graph.n_atoms
         stress = None
         if graph.volume is not None:
-            virial = (vectors.double().T @ gradient).cpu().numpy() / graph.volume
-            stress = _voigt(virial)
+            stress = _voigt(virial.cpu().numpy() / graph.volume)
         return Evaluation(float(per_atom.sum()), forces.cpu().numpy(), stress, per_atom)
 
     # --- differentiable pass ---
