@@ -2,9 +2,11 @@
 
 Its cost depends on the number of new labels and on the settings, not on the size of the data set. It ends when the new
 labels are met within the tolerance, or with the last epoch. The weights it leaves are the best of those it looked at,
-judged by the loss on the new labels and the validation labels together, among those that are not worse on the
-validation labels than before. Weights that do not help are undone; then the optimizer's memory is cleared and the
-update is tried again at half the rate (`ideal.training.policy`).
+judged by the loss on the new labels and the validation labels together, among those that pass the gate: they are not
+worse on the validation labels than before, nor (`gate: balanced`) than on the new ones. The second clause lets a model
+that was perfect on cold crystals give some of that up for a melt; what it may not do is to forget them. Weights that do
+not help are undone; then the optimizer's memory is cleared and the update is tried again at half the rate
+(`ideal.training.policy`).
 """
 
 from __future__ import annotations
@@ -47,9 +49,10 @@ class Judges:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a look saw: loss on all judges, loss and errors on the others, errors on the new labels."""
+    """What a look saw: loss on all judges, loss and errors on the others, loss and errors on the new labels."""
 
     loss: float
+    fresh_loss: float
     others_loss: float
     others: Errors
     fresh: Errors
@@ -61,14 +64,17 @@ def judge(batches: Batches, judges: Judges) -> Verdict:
     others_loss, others = batches.evaluate(judges.others)
     n_fresh, n_others = len(judges.fresh), len(judges.others)
     total = (n_fresh * fresh_loss + n_others * others_loss) / (n_fresh + n_others)
-    return Verdict(total, others_loss, mean_errors(others), mean_errors(fresh))
+    return Verdict(total, fresh_loss, others_loss, mean_errors(others), mean_errors(fresh))
 
 
 def passes_gate(judges: Judges, before: Verdict, now: Verdict, config: OnlineConfig) -> bool:
-    """Whether validation labels are no worse than before, or as good as the tolerance asks of new ones."""
+    """Whether validation labels are no worse than before; or no worse than new ones, or than is asked of these."""
     if not judges.are_validation or not judges.others:
         return True
-    return now.others_loss <= before.others_loss or is_fitted(now.others, config)
+    allowed = before.others_loss
+    if config.gate == "balanced":
+        allowed = max(allowed, now.fresh_loss)
+    return now.others_loss <= allowed or is_fitted(now.others, config)
 
 
 def is_fitted(errors: Errors, config: OnlineConfig) -> bool:
