@@ -299,7 +299,7 @@ class Labeller:
     def _collect(self, key: str, atoms: Atoms, info: _Origin, folder: Path, future: Future[Any]) -> None:
         """Take one finished calculation (in the thread of the executor)."""
         with self._lock:
-            if self._closed or self._futures.get(key, future) is not future:
+            if self._closed or self._futures.get(key) is not future:
                 return
         error = LabelError("canceled by the executor") if future.cancelled() else future.exception()
         try:

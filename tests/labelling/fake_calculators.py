@@ -95,3 +95,33 @@ class NotANumber(Marked):
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         super().calculate(*args, **kwargs)
         self.results["forces"] = np.full_like(self.results["forces"], np.nan)
+
+
+class Slow(Marked):
+    """Takes a quarter of a second."""
+
+    def act(self) -> None:
+        time.sleep(0.25)
+
+
+class LeavesMuch(Marked):
+    """Fails and leaves a large file and a long log behind."""
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+
+    def act(self) -> None:
+        Path("wave.dat").write_bytes(bytes(self.size))
+        Path("much.out").write_text("x" * self.size + "\nthe end of it\n")
+        raise RuntimeError("no convergence")
+
+
+class Garbage(Marked):
+    """Prints what no program should, in bytes that are no text, and then returns what makes no sense."""
+
+    def act(self) -> None:
+        noise = bytes(range(256)) * 40 + b'\n{"value": null}\n{"ready": 1}\n'
+        os.write(1, noise)
+        os.write(2, noise)
+        raise ValueError("could not convert string to float: '\x00\xff'")
