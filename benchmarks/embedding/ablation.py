@@ -75,6 +75,11 @@ def errors(model: LinearPotential | Network, labels: list[Labelled]) -> tuple[fl
     return float(np.mean(energy)), float(np.concatenate(forces).mean())
 
 
+def fitted_arms(folder: Path, name: str, seed: int) -> list[str]:
+    """The arms of one material and seed that a linear model has been fitted to."""
+    return [arm for arm in NAMES if (folder / "ablation" / file_name("linear", name, seed, arm)).exists()]
+
+
 def table(folder: Path) -> str:
     """Markdown of all finished parts: mean over the seeds ± standard deviation."""
     results = finished(folder / "ablation")

@@ -15,6 +15,7 @@ import ablation
 import cost
 import dft
 import figures
+import likeness
 import sizes
 import success
 from cells import NAMES
@@ -38,6 +39,7 @@ def main() -> None:
             for arm in NAMES:
                 path = folder / "ablation" / file_name("linear", name, seed, arm)
                 part(path, partial(ablation.run, "linear", material, folder, arm, seed, K))
+    likeness.run(folder, options.seeds, K)
     success_table = success.table(folder, CENTERS)
     sizes.run(folder, [1, 2])
     dft.run(folder)
@@ -47,8 +49,10 @@ def main() -> None:
         part(path, partial(ablation.run, "m3gnet", MATERIALS["Li"], folder, arm, 1, K))
     tables = {
         "Ablation": ablation.table(folder),
+        "Likeness": likeness.table(folder),
         "Success": success_table,
         "Sizes": sizes.learning_table(folder),
+        "Atoms for one error": sizes.needed_table(folder),
         "Fidelity": sizes.fidelity_table(folder),
         "Density functional theory": dft.table(folder),
         "Cost": cost.table(folder),

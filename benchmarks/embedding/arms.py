@@ -11,7 +11,7 @@ from references import Material, Reference
 
 from ideal import SoapMahalanobis
 from ideal.config import EmbeddingConfig
-from ideal.embedding import embed
+from ideal.embedding import embed, filler
 from ideal.embedding.composition import Crop, build_crop
 from ideal.embedding.crop import FrameView
 from ideal.embedding.distances import ShortestDistances, periodic_pairs
@@ -115,6 +115,16 @@ def ours(setting: Setting, frame: Atoms, index: int, rng: np.random.Generator) -
     return Cell(cell.atoms, cell.core, cell.center, cell.accepted)
 
 
+def hinge_alone(setting: Setting, frame: Atoms, index: int, rng: np.random.Generator) -> Cell:
+    """Ours without the bound on the filler's mean u²: only what exceeds the threshold is moved."""
+    usual = filler.USUAL
+    filler.USUAL = np.inf
+    try:
+        return ours(setting, frame, index, rng)
+    finally:
+        filler.USUAL = usual
+
+
 def energy_relaxed(setting: Setting, frame: Atoms, index: int, rng: np.random.Generator) -> Cell:
     """Our seam-matched crop whose filler relaxes in the reference potential instead (30 evaluations)."""
     crop = embed(
@@ -199,6 +209,7 @@ ARMS: dict[str, Arm] = {
     "random crop": random_crop,
     "paper": paper,
     "energy-relaxed filler": energy_relaxed,
+    "hinge alone": hinge_alone,
     "ours": ours,
 }
 

@@ -24,6 +24,7 @@ SMALL_FRAMES = 24
 TEST_FRAMES = 4
 TEST_SEED = 30
 Size = tuple[float, float]
+OURS = ("ours", "hinge alone")
 SMALL_CELLS = 4
 """Small cells per K: they hold a quarter of the atoms or less."""
 
@@ -75,7 +76,7 @@ def labelled_cells(
     ``size``: radius of the core and margin (Å); None: those of the ablation, 4 and 3.
 
     Each carries the reference's energy, forces and stress, the array ``core``, and in ``info``: ``center``,
-    ``accepted`` (filler below the threshold, formula kept, no contact), ``learned`` (false: our arm refused it),
+    ``accepted`` (filler below the threshold, formula kept, no contact), ``learned`` (false: our arms refused it),
     ``max_u`` of the filler, ``center_force_error`` (norm of the difference to the frame, eV/Å; -1 where there is no
     frame or no cell) and ``seconds`` (CPU, of making it).
     """
@@ -125,7 +126,7 @@ def _around_atoms(given: Setting, folder: Path, arm: str, seed: int, n_cells: in
         start = time.process_time()
         cell = ARMS[arm](given, frames[frame], index, np.random.default_rng(1000 * seed + k))
         seconds = time.process_time() - start
-        made.append(_labelled(given, cell, forces[frame][index], seconds, is_learned=cell.accepted or arm != "ours"))
+        made.append(_labelled(given, cell, forces[frame][index], seconds, is_learned=cell.accepted or arm not in OURS))
     return made
 
 

@@ -31,9 +31,9 @@ from ideal.config import GpawConfig
 
 LITHIUM = MATERIALS["Li"]
 CODE = GpawConfig(cutoff=200.0, kpoint_length=16.0, density_tolerance=1e-3, eigenstates_tolerance=1e-5)
-R_CORE, MARGIN = 3.5, 1.5
-K = 6
-TEST_FRAMES = 3
+R_CORE, MARGIN = 4.0, 2.0
+K = 5
+TEST_FRAMES = 2
 ARM_NAMES = ("ours", "paper")
 WHOLE = "whole frames, equal atoms"
 SEED = 1

@@ -121,6 +121,42 @@ def learning_table(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def needed_table(folder: Path) -> str:
+    """Markdown: atoms and cost that each size needs for one error, that of the worst size after all its cells."""
+    results = finished(folder / "sizes")
+    lines = [
+        "| material | F eV/Å | " + " | ".join(f"{r:g}, {m:g} Å" for r, m in SIZES) + " |",
+        "| --- | --- |" + " --- |" * len(SIZES),
+    ]
+    for name in NAMES:
+        curves = {}
+        for size in SIZES:
+            mine = [r for r in results if (r["material"], r["r_core"], r["margin"]) == (name, *size)]
+            means = [
+                [np.mean([row[key] for row in rows]) for key in ("force_eV_per_A", "atoms", "cubes")]
+                for count in COUNTS
+                if (rows := [row for r in mine for row in r["rows"] if row["K"] == count])
+            ]
+            if means:
+                curves[size] = np.array(means)
+        if not curves:
+            continue
+        target = max(curve[:, 0].min() for curve in curves.values())
+        lines.append(f"| {name} | {target:.4f} | " + " | ".join(_needed(curves.get(s), target) for s in SIZES) + " |")
+    return "\n".join(lines)
+
+
+def _needed(curve: np.ndarray | None, target: float) -> str:
+    """Atoms (cost) at which a curve of (error, atoms, cost) reaches an error, between its points."""
+    if curve is None:
+        return "-"
+    error, atoms, cubes = np.log(curve[np.argsort(curve[:, 0])]).T
+    if np.log(target) > error[-1]:
+        return f"< {np.exp(atoms[-1]):.0f} ({np.exp(cubes[-1]) / 1e6:.1f})"
+    wanted = [np.exp(np.interp(np.log(target), error, column)) for column in (atoms, cubes)]
+    return f"{wanted[0]:.0f} ({wanted[1] / 1e6:.1f})"
+
+
 def fidelity_table(folder: Path) -> str:
     """Markdown of the finished cores."""
     results = finished(folder / "fidelity")
@@ -157,7 +193,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/embedding"))
     options = parser.parse_args()
     run(options.output, options.seeds)
-    print(learning_table(options.output), fidelity_table(options.output), sep="\n\n")
+    print(learning_table(options.output), needed_table(options.output), fidelity_table(options.output), sep="\n\n")
 
 
 if __name__ == "__main__":
