@@ -77,10 +77,16 @@ Tridiagonal tridiagonalize(std::vector<double>& A, int n) {
 void diagonalize(Tridiagonal& t, int n) {
     constexpr double epsilon = std::numeric_limits<double>::epsilon();
     auto &d = t.diagonal, &e = t.below;
+    // Of a matrix of low rank, most of T is rounding error: it need not be resolved relative to itself.
+    double largest = 0;
+    for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(d[i]) + std::abs(e[i]));
+    const double negligible = 1e-3 * epsilon * largest;
     for (int l = 0; l < n; ++l)
         for (int iteration = 0;; ++iteration) {
             int m = l;
-            while (m + 1 < n && std::abs(e[m]) > epsilon * (std::abs(d[m]) + std::abs(d[m + 1]))) ++m;
+            while (m + 1 < n &&
+                   std::abs(e[m]) > std::max(negligible, epsilon * (std::abs(d[m]) + std::abs(d[m + 1]))))
+                ++m;
             if (m == l) break;
             if (iteration == 100) throw UncertaintyError("the eigenvalues of a covariance matrix did not converge");
             double g = (d[l + 1] - d[l]) / (2 * e[l]);

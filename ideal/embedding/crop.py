@@ -45,6 +45,9 @@ SURFACE_GAP = 3.5
 GAP_BIN = 0.25
 """Resolution (Å) at which vacuum along a periodic axis is looked for."""
 
+THIN = 0.6
+"""Where one octant around the center holds less than this fraction of the fullest one's atoms, space is open."""
+
 SKEW_GAIN = 1.02
 """The reduced lattice replaces the frame's own when this makes a box of given heights smaller by this factor."""
 
@@ -159,6 +162,14 @@ class Surroundings:
                 weights *= (height >= axis.lo) & (height < axis.hi)
                 volume *= axis.hi - axis.lo
         return weights, volume
+
+    def hold_open_space(self) -> bool:
+        """Whether the material thins out to some side (a particle, a pore), so that it has no one density."""
+        weights, _ = self.weights()
+        cut = [c for c, axis in enumerate(self.axes) if axis.kind == "cut"]
+        side = (self.heights[:, cut] > 0.0) @ (1 << np.arange(len(cut)))
+        share = np.bincount(side, weights=weights, minlength=2 ** len(cut))
+        return bool(share.min() < THIN * share.max())
 
     def typical_count(self) -> int:
         """Number of atoms in a crop with average margins."""

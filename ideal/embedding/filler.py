@@ -19,7 +19,8 @@ on each atom alone errs the other way: it leaves the filler piled up just below 
 the mean is held to what the atoms of unseen frames of a known state have, and no lower.
 
 Free are the filler's positions and, where asked, one scale per cut axis. The core keeps its positions
-relative to the center, bit for bit; filler follows the cell affinely. L-BFGS, steps of at most 0.2 Å, stopped
+relative to the center, bit for bit; filler follows the cell affinely and is drawn back (k as above) from 1.5 Å on, lest
+it leave a surface for good. L-BFGS, steps of at most 0.2 Å, stopped
 as soon as all is well; an optimization can be continued.
 """
 
@@ -55,7 +56,10 @@ GUARD = 0.85
 """The guard acts below this fraction of the shortest training distance, a little above contact."""
 
 GUARD_STIFFNESS = 50.0
-"""k of the guard, 1/Å² (u² has no unit)."""
+"""k of the guard and of the tether, 1/Å² (u² has no unit)."""
+
+TETHER = 1.5
+"""Displacement (Å) from which a filler atom is drawn back: one far from everything has a u without gradient."""
 
 MAX_STEP = 0.2
 """Largest displacement of an atom per step, Å."""
@@ -232,7 +236,11 @@ class _Problem:
             everything = float((virial * generator).sum())
             frozen = float((gradient[core] * (vectors[core] @ generator)).sum())
             by_strain.append((everything - frozen) / (1.0 + strain) / self.weight)
-        slope = np.concatenate([(gradient[free] @ deformation.T).ravel(), by_strain])
+        strayed = np.linalg.norm(displacements, axis=1)[:, None]
+        beyond = np.maximum(strayed - TETHER, 0.0)
+        value += 0.5 * GUARD_STIFFNESS * float((beyond**2).sum())
+        drawn_back = GUARD_STIFFNESS * beyond / np.maximum(strayed, TETHER) * displacements
+        slope = np.concatenate([(gradient[free] @ deformation.T + drawn_back).ravel(), by_strain])
         result = Optimized(crop, self.reference, vectors, cell, np.asarray(u), closest, self.evaluations)
         return _Point(parameters, float(value), slope, result)
 

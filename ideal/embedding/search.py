@@ -262,8 +262,8 @@ class _Lost:
 
 
 def _density(surroundings: Surroundings) -> float | None:
-    """Atoms per Å³ near the center; None where an open surface leaves it undefined."""
-    if any(axis.kind == "surface" for axis in surroundings.axes):
+    """Atoms per Å³ near the center; None where a surface or a particle's end leaves it undefined."""
+    if any(axis.kind == "surface" for axis in surroundings.axes) or surroundings.hold_open_space():
         return None
     weights, volume = surroundings.weights()
     return float(weights.sum()) / volume
