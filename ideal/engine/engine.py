@@ -147,6 +147,8 @@ class Engine:
                 stack.callback(self._pool.close)
                 self._pool.start()
                 self._begin()
+                if self._calculations.rescued is not None:
+                    self._journal.tell(StoreRescued(str(self._calculations.rescued)))
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
                     self._await_final_audit()
                 while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
@@ -168,8 +170,6 @@ class Engine:
     def _begin(self) -> None:
         """Start a new run, or go on from the latest checkpoint."""
         folder = self._checkpoints.latest()
-        if self._calculations.rescued is not None:
-            self._journal.tell(StoreRescued(str(self._calculations.rescued)))
         is_new = self._note_session()
         start = read_starting_point(self.config)
         self._held_out = start.held_out
