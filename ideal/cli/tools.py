@@ -113,8 +113,8 @@ def label(
 ) -> None:
     """Label structures with a reference code: energy, forces and stress, several at once.
 
-    Every finished label is kept at once in a database beside OUTPUT: repeat the command to continue after an
-    interruption. If a calculation fails, the others are still written and the exit code is 5.
+    Every finished label is kept at once in a database beside OUTPUT (or in labelling.store, for runs to share): repeat
+    the command to continue after an interruption. If a calculation fails, the others are still written and the exit code is 5.
     """
     from ideal.dataset.files import write_labels
     from ideal.labelling.codes import make_code
@@ -134,7 +134,7 @@ def label(
     use_run_directory(context, None, resume=shlex.join(["ideal-run", *sys.argv[1:]]))
     with (
         sigterm_raises(),
-        LabelStore(_store_beside(output)) as store,
+        LabelStore(settings.store or _store_beside(output)) as store,
         open_executor(settings, folder) as executor,
         Labeller(reference, store, folder, timeout=settings.timeout, gate=settings.gate, executor=executor) as labeller,
     ):

@@ -63,7 +63,7 @@ def same(one, other):
         assert array.tobytes() == other.atoms.arrays[name].tobytes()
 
 
-@pytest.mark.parametrize("changes", [{}, {"stress": None}, {"info": {}}])
+@pytest.mark.parametrize("changes", [{}, {"stress": None}, {"info": {}}, {"energy": -0.0}])
 def test_label_comes_back_bit_for_bit(tmp_path, changes):
     path = tmp_path / "labels.sqlite"
     given = label(**changes)
