@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import calibrate, check, converge, init, look, plugin, run, stores, tools
+from ideal.cli import calibrate, check, converge, embed, init, look, plugin, run, stores, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table, say_error
 from ideal.cli.launch import launched_ranks
 from ideal.errors import IdealError
@@ -105,11 +105,12 @@ _add(
     "ideal-run score traj.extxyz -u u.safetensors --output scored.extxyz",
 )
 _add(
-    tools.embed,
+    embed.embed,
     _TOOLS,
     "ideal-run embed frame.xyz --atom 17 -u runs/li/uncertainty.safetensors",
     "ideal-run embed traj.extxyz --frame 3 --atom 17 -u u.safetensors \\",
     "    --output cell.extxyz --picture cell.png",
+    "ideal-run embed frame.xyz --atom 17 --known training.extxyz",
 )
 _add(
     tools.label,

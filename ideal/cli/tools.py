@@ -1,4 +1,4 @@
-"""``ideal-run embed``, ``label`` and ``train``: one stage of the loop alone."""
+"""``ideal-run label`` and ``train``: one stage of the loop alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ideal.cli.failures import say_warning, sigterm_raises, use_run_directory
-from ideal.cli.look import UncertaintyOption, existing_file
 from ideal.cli.run import SetOption
 from ideal.config import CODES
-from ideal.errors import ConfigError, EmbeddingError, LabelError
+from ideal.errors import ConfigError, LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,60 +31,6 @@ _WAIT_SECONDS = 1.0
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Take the settings of this configuration (YAML file or folder).")
 ]
-
-
-# --- embed ------------------------------------------------------------------------------------------------------------
-
-
-def embed(
-    structure: Annotated[Path, typer.Argument(metavar="FRAME", help="Structure or trajectory file.")],
-    atom: Annotated[int, typer.Option(metavar="N", help="Index of the atom, counted from 0.")],
-    uncertainty: UncertaintyOption,
-    frame: Annotated[int, typer.Option(metavar="N", help="Frame of the file, counted from 0; -1: the last.")] = -1,
-    threshold: Annotated[
-        float, typer.Option(metavar="U", min=0.0, help="u above which an environment is unknown.")
-    ] = 2.0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the cell (extended XYZ).")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the cell into this PNG.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the crops.")] = 0,
-    overrides: SetOption = None,
-) -> None:
-    """Cut a small periodic cell around one atom of a frame, its filler made to look like known environments.
-
-    The default output is FRAME-atomN.extxyz. A refused cell is written too; the exit code is then 4.
-    """
-    from ideal.cli.output import write_text
-    from ideal.cli.settings import read_sections
-    from ideal.config import EmbeddingConfig
-    from ideal.dataset.files import read_structures
-    from ideal.embedding.embed import embed as embed_atom
-    from ideal.engine.frame_files import substructure_frame
-    from ideal.uncertainty.mahalanobis import SoapMahalanobis
-
-    config = read_sections({"embedding": EmbeddingConfig}, overrides or [], {})["embedding"]
-    assert isinstance(config, EmbeddingConfig)
-    frames = read_structures(structure)
-    if not -len(frames) <= frame < len(frames):
-        raise ConfigError(f"--frame {frame}: {structure} holds {len(frames)} frames; count from 0 to {len(frames) - 1}")
-    distribution = SoapMahalanobis.load(existing_file(uncertainty, "--uncertainty"))
-    start = time.perf_counter()
-    cell = embed_atom(frames[frame], atom, distribution, rng=seed, config=config, threshold=threshold)
-    seconds = time.perf_counter() - start
-    output = output or Path(f"{structure.stem}-atom{atom}.extxyz")
-    write_text(output, substructure_frame(cell, "", structure.name, frame % len(frames), atom))
-    core = int(cell.core.sum())
-    typer.echo(f"{'accepted' if cell.accepted else 'refused'}: {len(cell.atoms)} atoms, {core} of them core")
-    typer.echo(f"max u of the filler: {cell.max_u:.3f} (limit {cell.threshold:g}); {seconds:.2f} s")
-    if cell.whole_frame:
-        typer.echo("the cell is the whole frame")
-    typer.echo(f"Wrote {output}.")
-    if picture is not None:
-        from ideal.cli.picture import draw_substructure
-
-        draw_substructure(cell, picture)
-        typer.echo(f"Wrote {picture}.")
-    if not cell.accepted:
-        raise EmbeddingError(f"{structure}, atom {atom}: no acceptable cell: {cell.reason}")
 
 
 # --- label ------------------------------------------------------------------------------------------------------------

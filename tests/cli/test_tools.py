@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.io import read, write
 from typer.testing import Result
 
 from ideal import SoapMahalanobis
+from ideal.cli.picture import draw_substructure
 from ideal.dataset.files import read_labels
+from ideal.records import Substructure
 
 from .conftest import EMT_CODE
 
@@ -73,6 +75,55 @@ def test_embed(ideal_run: Run, folder: Path, distribution: Path) -> None:
     assert refused.stdout.startswith("refused: ")
     assert "no acceptable cell" in refused.stderr
     assert not read("refused.extxyz").info["accepted"]
+
+
+def test_embed_with_known_structures_alone(ideal_run: Run, folder: Path) -> None:
+    """Distribution, threshold and distances come from the structures; the picture is drawn unasked."""
+    known = [bulk("Cu", cubic=True).repeat(3) for _ in range(3)]
+    for seed, atoms in enumerate(known):
+        atoms.rattle(0.08, seed=seed)
+    write("known.extxyz", known)
+    frame = bulk("Cu", cubic=True).repeat(5)
+    frame.rattle(0.08, seed=4)
+    write("big.extxyz", frame)
+    small = ["--set", "uncertainty.soap.n_max=3", "--set", "uncertainty.soap.l_max=2", "--set", "embedding.n_crops=6"]
+    result = ideal_run("embed", "big.extxyz", "--atom", 17, "--atom", 18, "--known", "known.extxyz", *small)
+    assert result.exit_code == 0, result.output
+    assert "threshold" in result.stdout and "held-out quantile of the known structures" in result.stdout
+    cell = read("big-atom17-18.extxyz")
+    core = cell.arrays["parent_index"][cell.arrays["core"]]
+    assert {17, 18} <= set(core.tolist()) and cell.info["atom"] == 17
+    assert Path("big-atom17-18.png").read_bytes().startswith(b"\x89PNG")
+    nothing = ideal_run("embed", "big.extxyz", "--atom", 17)
+    assert nothing.exit_code == 2 and "--uncertainty FILE" in nothing.stderr and "--known FILE" in nothing.stderr
+    missing = ideal_run("embed", "big.extxyz", "--atom", 17, "-k", "none.extxyz", "--no-picture")
+    assert missing.exit_code == 2 and "--known none.extxyz: no such file" in missing.stderr
+    write("gold.extxyz", bulk("Au", cubic=True).repeat(4))
+    unknown = ideal_run("embed", "gold.extxyz", "--atom", 1, "-k", "known.extxyz", *small)
+    assert unknown.exit_code == 4 and "knows no environment of Au" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("atoms", "pbc"),
+    [
+        (molecule("CH3CH2OH", vacuum=4.0), False),
+        (bulk("Cu").repeat(3), True),  # a triclinic cell
+        (fcc111("Cu", (2, 2, 3), vacuum=6.0), True),
+        (molecule("H2O", cell=[6.0, 6.0, 6.0]), True),  # across the boundary
+    ],
+)
+def test_every_kind_of_cell_is_drawn(tmp_path: Path, atoms: Atoms, pbc: bool) -> None:
+    atoms.pbc = pbc
+    atoms.wrap()
+    n = len(atoms)
+    u = np.linspace(0.1, 9.0, n)
+    u[-1] = np.nan
+    provenance = np.array([k % 5 for k in range(n)])
+    cell = Substructure(
+        atoms, provenance == 0, 0, np.arange(n), provenance, u, u[::-1].copy(), 9.0, 2.0, False, "too uncertain", pbc
+    )
+    draw_substructure(cell, tmp_path / "cell.png")
+    assert (tmp_path / "cell.png").stat().st_size > 10_000
 
 
 def test_label_folder_resume_and_failure(ideal_run: Run, folder: Path, copper: Atoms) -> None:
