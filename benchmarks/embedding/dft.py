@@ -32,7 +32,7 @@ from ideal.config import GpawConfig
 LITHIUM = MATERIALS["Li"]
 CODE = GpawConfig(cutoff=200.0, kpoint_length=16.0, density_tolerance=1e-3, eigenstates_tolerance=1e-5)
 R_CORE, MARGIN = 4.0, 2.0
-K = 5
+K = 4
 TEST_FRAMES = 2
 ARM_NAMES = ("ours", "paper")
 WHOLE = "whole frames, equal atoms"
