@@ -18,6 +18,8 @@ from ideal.labelling.executors.worker_process import Limits
 LABEL = "labels"
 STRATEGY_SECONDS = 1.0
 """How often the number of blocks is held against the number of tasks."""
+HEARTBEAT_SECONDS = 20, 100
+"""How often workers' managers say that they live, and after what silence their tasks are sent again."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -86,6 +88,13 @@ def _high_throughput(config: ParslExecutorConfig, folder: Path) -> Any:
     from parsl.executors import HighThroughputExecutor
     from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 
+    class Blocks(HighThroughputExecutor):
+        """Never told to give no blocks back: Parsl 2026.10 then ends every block that has not started yet."""
+
+        def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
+            killed: list[str] = super().scale_in(blocks, max_idletime) if blocks > 0 else []
+            return killed
+
     package = "parsl.executors.high_throughput"
     python = config.python or ("python3" if isinstance(config.provider, KubernetesProviderConfig) else sys.executable)
     if config.address is not None:
@@ -94,7 +103,7 @@ def _high_throughput(config: ParslExecutorConfig, folder: Path) -> Any:
         address = address_by_interface(config.interface)
     else:
         address = LOOPBACK if isinstance(config.provider, LocalProviderConfig) else address_by_hostname()
-    return HighThroughputExecutor(
+    return Blocks(
         label=LABEL,
         provider=make_provider(config),
         address=address,
@@ -107,6 +116,8 @@ def _high_throughput(config: ParslExecutorConfig, folder: Path) -> Any:
         cores_per_worker=1e-3,  # their number is said above, whatever the node has
         cpu_affinity="block" if config.pin else "none",
         worker_logdir_root=str(folder / "parsl"),
+        heartbeat_period=HEARTBEAT_SECONDS[0],
+        heartbeat_threshold=HEARTBEAT_SECONDS[1],
         encrypted=True,
     )
 

@@ -26,6 +26,9 @@ from ideal.labelling.executors.local import request_of
 from ideal.labelling.executors.outcomes import Outcomes
 from ideal.labelling.executors.worker_process import Limits, WorkerError, WorkerProcess, module_paths
 
+ANSWER_SECONDS = 10.0
+"""How long termination waits for those who were called off to say so."""
+
 _workers: dict[str, WorkerProcess] = {}  # of this rank or Parsl worker: one, made for its last task
 
 
@@ -57,7 +60,7 @@ class RelayExecutor(Executor):
         }
         self._slots = slots
         self._waiting: deque[tuple[Future[Any], dict[str, Any]]] = deque()
-        self._under_way = 0
+        self._under_way: set[Future[Any]] = set()
         self._closed = False
         self._changed = threading.Condition()
         self._outcomes = Outcomes()
@@ -92,23 +95,32 @@ class RelayExecutor(Executor):
             self._outcomes.close()
 
     def terminate(self) -> None:
-        """End everything: queued tasks are canceled, running ones are called off."""
+        """End everything: queued tasks are canceled, running ones are called off.
+
+        What nobody answers for, because no process elsewhere took it yet, gets a `WorkerError` after a while.
+        """
         with contextlib.suppress(OSError):  # a full disk: they end with the processes that watch over them
             self._stop.touch()
-        self.shutdown(wait=True, cancel_futures=True)
+        RelayExecutor.shutdown(self, wait=False, cancel_futures=True)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, ANSWER_SECONDS)
+            forgotten, self._under_way = self._under_way, set()
+        for future in forgotten:
+            self._outcomes.put(future, None, WorkerError("called off before it started: the run ended"))
+        self.shutdown(wait=True)
         self._stop.unlink(missing_ok=True)
 
     def _hand_over(self) -> None:
         """Send what there is room for."""
         while True:
             with self._changed:
-                if not self._waiting or self._under_way >= self._slots:
+                if not self._waiting or len(self._under_way) >= self._slots:
                     return
                 future, task = self._waiting.popleft()
                 if not future.set_running_or_notify_cancel():
                     self._changed.notify_all()
                     continue
-                self._under_way += 1
+                self._under_way.add(future)
             try:
                 sent = self._send(task)
             except Exception as error:
@@ -119,6 +131,9 @@ class RelayExecutor(Executor):
 
     def _take(self, future: Future[Any], done: Future[dict[str, Any]]) -> None:
         """Pass an outcome on, and send the next task."""
+        with self._changed:
+            if future not in self._under_way:
+                return  # nobody waits for it any more
         try:
             outcome = done.result()
         except (Exception, CancelledError) as error:
@@ -130,7 +145,7 @@ class RelayExecutor(Executor):
             else:
                 self._outcomes.put(future, outcome["value"])
         with self._changed:
-            self._under_way -= 1
+            self._under_way.discard(future)
             self._changed.notify_all()
         self._hand_over()
 
