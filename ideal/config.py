@@ -401,9 +401,18 @@ class DatasetConfig(Section):
 
 
 class ModelConfig(Section):
-    """M3GNet (Chen and Ong 2022) as implemented in matgl."""
+    """The machine-learned potential."""
 
-    type: Literal["m3gnet"] = Field("m3gnet", description="Kind of model.")
+    type: Literal["m3gnet", "tensornet", "custom"] = Field(
+        "m3gnet",
+        description="m3gnet (Chen and Ong 2022) or tensornet (Simeon and De Fabritiis 2023) as implemented in matgl; "
+        "custom: a class of your own.",
+    )
+    module: str | None = Field(
+        None,
+        description="Class of a custom model, package.module:Class or path/to/file.py:Class (docs/extending.md).",
+    )
+    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of a custom model's `new`.")
     path: str | None = Field(
         None, description="Start from this model directory or matgl model name instead of random weights."
     )
@@ -412,17 +421,34 @@ class ModelConfig(Section):
     )
     n_blocks: int = Field(2, ge=1, description="Message-passing blocks.")
     units: int = Field(32, ge=4, description="Width of the network.")
-    max_n: int = Field(3, ge=1, description="Radial functions of the three-body term.")
-    max_l: int = Field(3, ge=1, le=4, description="Angular functions of the three-body term.")
+    max_n: int = Field(3, ge=1, description="Radial functions of M3GNet's three-body term.")
+    max_l: int = Field(3, ge=1, le=4, description="Angular functions of M3GNet's three-body term.")
+    n_radial: int = Field(32, ge=1, description="Radial functions of TensorNet.")
     cutoff: Length = Field(5.0, gt=0, description="Two-body cutoff in Å.")
-    threebody_cutoff: Length = Field(4.0, gt=0, description="Three-body cutoff in Å.")
+    threebody_cutoff: Length = Field(4.0, gt=0, description="M3GNet's three-body cutoff in Å.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
     chunk_atoms: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="Atoms evaluated at a time, layer by layer; auto: as many as suit the processor's cache. Memory "
-        "grows with all atoms but little, and no result depends on it beyond rounding.",
+        "grows with all atoms but little, and no result depends on it beyond rounding. M3GNet alone.",
     )
+    dispersion: DispersionConfig | None = Field(
+        None,
+        description="Dispersion added to the model in dynamics: for labels without it. The model learns labels as they "
+        "are; `functional` must be named.",
+    )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ModelConfig:
+        if (self.type == "custom") != (self.module is not None):
+            verb = "needs" if self.type == "custom" else "takes no"
+            raise ValueError(
+                f"type: {self.type} {verb} `module`; write type: custom and module: path/to/file.py:Class, or neither"
+            )
+        if self.dispersion is not None and self.dispersion.functional is None:
+            raise ValueError("dispersion: a model has no functional of its own; write `functional`, such as pbe")
+        return self
 
 
 class LossConfig(Section):
@@ -524,10 +550,10 @@ class TrainingConfig(Section):
         "saved. 0: none.",
     )
     validation_sample: int = Field(
-        64, ge=1, description="Validation labels looked at, a fixed random sample when there are more."
+        32, ge=1, description="Validation labels looked at, a fixed random sample when there are more."
     )
     max_atoms: int = Field(
-        512,
+        256,
         ge=1,
         description="Atoms evaluated at once; a larger batch is taken in parts, with the same result. Lower it when "
         "memory runs out.",

@@ -94,6 +94,9 @@ class LiveView:
             return budget_sentence(event)
         if name == "pretrained":
             return f"trained on {event['labels']} initial labels: {errors_text(event['after'])}"
+        if name == "converged":
+            outcome = f"put back: {event['reason']}" if event["rolled_back"] else errors_text(event["after"])
+            return f"trained on all {event['labels']} labels: {outcome}"
         return self._plain_line(event) if self._live is None else None
 
     def _plain_line(self, event: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ STAGES = {
     "distribution": "building the distribution",
     "dynamics": "dynamics",
     "final_audit": "auditing the last stretch",
+    "final_training": "training on all labels",
     "evaluation": "evaluating on the held-out frames",
 }
 ENDED = ("finished", "failed")
@@ -244,6 +245,7 @@ _HANDLERS: dict[str, Callable[[RunProgress, Mapping[str, Any]], None]] = {
     "stage_started": _stage_started,
     "stage_finished": _stage_finished,
     "pretrained": _pretrained,
+    "converged": _pretrained,
     "training_epoch": _training_epoch,
     "check": _check,
     "embedded": _embedded,

@@ -279,6 +279,7 @@ class _Reader:
             return None
         if unreadable:
             self.notes.append(f"{unreadable} line(s) of training.jsonl are not complete and were left out.")
+        rows = [row for row in rows if row.get("event", "training_epoch") == "training_epoch"]
         if not rows:
             return None
         columns = {

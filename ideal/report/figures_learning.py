@@ -80,12 +80,18 @@ def training(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     figure = new_figure(height=4.4)
     top, bottom = figure.subplots(2, 1, sharex=True)
     epochs = np.arange(1, len(curve.phase) + 1)
-    pretraining = np.array([phase == "pretrain" for phase in curve.phase])
+    phases = np.array(curve.phase)
+    pretraining = phases == "pretrain"
+    parts = (
+        (pretraining, "pretraining", theme.before),
+        (phases == "update", "updates", theme.after),
+        (phases == "final", "convergence", theme.good),
+    )
     for axes, values, label in (
         (top, 1000 * curve.energy_mae, "energy MAE\n(meV/atom)"),
         (bottom, curve.force_mae, "force MAE\n(eV/Å)"),
     ):
-        for phase, name, color in ((pretraining, "pretraining", theme.before), (~pretraining, "updates", theme.after)):
+        for phase, name, color in parts:
             if phase.any():
                 axes.plot(epochs[phase], values[phase], color=color, label=name, linewidth=1.2)
         log_scale(axes, values)

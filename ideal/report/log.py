@@ -40,6 +40,7 @@ _STAGE_OF_EVENT = {
     "updated": "training",
     "calibrated": "training",
     "pretrained": "training",
+    "converged": "training",
     "checkpoint": "io",
 }
 _STAGE_OF_START_UP = {
@@ -47,6 +48,7 @@ _STAGE_OF_START_UP = {
     "pretrain": "training",
     "distribution": "uncertainty",
     "final_audit": "labelling_wait",
+    "final_training": "training",
     "evaluation": "evaluation",
 }
 

@@ -5,8 +5,9 @@
 x_iZ is the fraction of element Z in structure i, e0_Z the energy of an isolated atom where it is known (else 0), and c
 the mean of what the isolated atoms leave of the energy per atom. The ridge decides what the data leave open: with one
 composition all elements share its energy per atom, and an element that never occurs gets the mean. It grows with the
-scatter of the energies about the fit, (scatter / 3 eV)^2: a few cells that are off by one atom from a common
-composition say less about the difference between two elements than their thermal energies do, and must not decide it.
+scatter of the energies about the fit, relative to the differences between elements (3 eV, or what the fit gives if that
+is more): a few cells that are off by one atom from a common composition say little about the difference between two
+elements, and their thermal energies must not decide it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def fit_reference_energies(
     deviation = _ridge(fractions, excess - mean, LEAST_RIDGE if ridge is None else ridge)
     if ridge is None:
         scatter = np.mean((excess - mean - fractions @ deviation) ** 2)
-        deviation = _ridge(fractions, excess - mean, LEAST_RIDGE + scatter / DIFFERENCE**2)
+        spread = max(DIFFERENCE, float(np.abs(deviation).max()))
+        deviation = _ridge(fractions, excess - mean, LEAST_RIDGE + scatter / spread**2)
     return {s: float(e0 + mean + d) for s, e0, d in zip(elements, prior, deviation, strict=True)}
 
 

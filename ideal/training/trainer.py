@@ -163,7 +163,11 @@ class Trainer:
                 raise
             attempts += 1
             done = Attempt(
-                done.steps + tried.steps, done.epochs + tried.epochs, done.replayed + tried.replayed, tried.reason
+                done.steps + tried.steps,
+                done.epochs + tried.epochs,
+                done.replayed + tried.replayed,
+                tried.reason,
+                tried.best,
             )
             if keeper.best_is_first:
                 self._policy.failed()
@@ -171,7 +175,7 @@ class Trainer:
             else:
                 self._policy.helped()
         keeper.restore_best()
-        after = judge(self.batches, judges)
+        after = done.best or before
         self._score(fresh)
         return TrainingSummary(
             phase="update",
@@ -233,6 +237,10 @@ class Trainer:
         """Mean absolute errors of the present model; zero over no labels."""
         return self.batches.errors(self.batches.prepare(labels))
 
+    def validation_errors(self) -> Errors | None:
+        """Mean absolute errors on the validation labels that it looks at; None without any."""
+        return self.errors(self._validation) if self._validation else None
+
     def state(self) -> dict[str, Any]:
         """Everything but the weights that decides what the next update does: plain arrays and numbers."""
         return {
@@ -273,7 +281,7 @@ class Trainer:
     ) -> TrainingSummary:
         """Fit by plan, keep the best weights, forget the optimizer of the updates."""
         samples = self.batches.prepare(labels)
-        before, validation_before = self.batches.errors(samples), self._validation_errors()
+        before, validation_before = self.batches.errors(samples), self.validation_errors()
         try:
             if weights is not None:
                 self.potential.set_weights(weights)
@@ -295,7 +303,7 @@ class Trainer:
             before,
             after,
             validation_before,
-            self._validation_errors(),
+            self.validation_errors(),
             time.perf_counter() - started,
             result.steps,
             result.epochs,
@@ -355,6 +363,3 @@ class Trainer:
 
     def _forget_moments(self) -> None:
         self._online = new_optimizer(self._parameters, self.config.online.learning_rate)
-
-    def _validation_errors(self) -> Errors | None:
-        return self.errors(self._validation) if self._validation else None

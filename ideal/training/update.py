@@ -91,12 +91,14 @@ class Attempt:
         epochs: passes.
         replayed: old labels shown, repetitions counted.
         reason: why it ended before the last epoch; empty when it did not.
+        best: what was seen of the best weights; None when none were kept.
     """
 
     steps: int = 0
     epochs: int = 0
     replayed: int = 0
     reason: str = ""
+    best: Verdict | None = None
 
 
 def attempt(
@@ -160,6 +162,8 @@ def attempt(
                 verdict = judge(batches, judges)
             validation = verdict.others if judges.are_validation else None
             kept = keeper.look(verdict.loss, average.weights(), passes_gate(judges, before, verdict, config))
+            if kept:
+                done.best = verdict
             if kept and is_fitted(verdict.fresh, config) and not done.reason and done.epochs < config.epochs:
                 done.reason = f"the new labels were met within the tolerance after {done.epochs} passes"
         if progress is not None:

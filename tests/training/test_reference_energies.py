@@ -47,3 +47,37 @@ def test_errors() -> None:
         fit_reference_energies([Atoms("Li"), Atoms("Li")], [-1.0, np.nan], ["Li"])
     with pytest.raises(TrainingError, match="Na occurs in the labels but the model knows Li only"):
         fit_reference_energies([Atoms("Na")], [-1.0], ["Li"])
+
+
+def odd_cells(seed: int, silicon: float, oxygen: float) -> tuple[list[Atoms], list[float]]:
+    """Twelve cells of SiO2 and one with an atom of silicon instead of oxygen, with thermal energies."""
+    rng = np.random.default_rng(seed)
+    structures = [Atoms("Si16O32") for _ in range(12)] + [Atoms("Si17O31")]
+    counts = [(int((a.numbers == 14).sum()), int((a.numbers == 8).sum())) for a in structures]
+    return structures, [n * silicon + m * oxygen + (n + m) * rng.normal(0, 0.1) for n, m in counts]
+
+
+def test_an_odd_cell_hardly_decides_between_elements() -> None:
+    loose, fitted = [], []
+    for seed in range(40):
+        cells, energies = odd_cells(seed, -9.0, -9.0)
+        for found, ridge in ((loose, 1e-9), (fitted, None)):
+            references = fit_reference_energies(cells, energies, ["O", "Si"], ridge=ridge)
+            found.append(references["Si"] - references["O"])
+    assert np.std(fitted) < 0.75 * np.std(loose)
+
+
+def test_an_odd_cell_tells_a_large_difference() -> None:
+    """Codes with absolute energies: hundreds of eV between elements show through any thermal energy."""
+    fitted = fit_reference_energies(*odd_cells(0, -110.0, -430.0), ["O", "Si"])
+    assert fitted["Si"] - fitted["O"] == pytest.approx(320.0, abs=12.0)
+
+
+def test_isolated_atoms_say_how_elements_differ() -> None:
+    fitted = fit_reference_energies(
+        [Atoms("SiO2"), Atoms("Si2O4")], [-30.0, -60.0], ["O", "Si"], isolated={"O": -2.0, "Si": -1.0}
+    )
+    assert fitted["Si"] - fitted["O"] == pytest.approx(1.0)
+    assert fitted["Si"] + 2 * fitted["O"] == pytest.approx(-30.0)
+    with pytest.raises(TrainingError, match="isolated_atoms lacks Si"):
+        fit_reference_energies([Atoms("SiO2")], [-30.0], ["O", "Si"], isolated={"O": -2.0})

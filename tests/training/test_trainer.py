@@ -122,7 +122,9 @@ def test_a_harmful_update_is_undone(trainer: Trainer, labels: list[Label]) -> No
 def test_validation_gates_an_update(trainer: Trainer, labels: list[Label]) -> None:
     """What new labels that contradict the validation labels teach is kept only as far as it spoils nothing there."""
     wrong = [replace(label, key=f"w{label.key}", forces=2 * label.forces) for label in (*labels[8:10], *far_labels())]
-    trainer.config = TRAINING.model_copy(update={"online": OnlineConfig(epochs=8, learning_rate=2e-3, replay=0, gate="strict")})
+    trainer.config = TRAINING.model_copy(
+        update={"online": OnlineConfig(epochs=8, learning_rate=2e-3, replay=0, gate="strict")}
+    )
     batches = trainer.batches
     before = batches.loss(batches.prepare(labels[8:10]))
     summary = trainer.update(wrong, [])
