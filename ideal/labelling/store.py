@@ -88,21 +88,16 @@ class LabelStore:
 
     def request(self, key: str, atoms: Atoms, info: Mapping[str, Any] | None = None) -> None:
         """Record that ``key`` is wanted: it is pending until `put`. A key that has a label stays as it is."""
-        header, arrays = encode_atoms(atoms)
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO requests (key, state, header, arrays, info, time) VALUES (?, 'pending', ?, ?, ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET state = 'pending' WHERE state = 'failed'",
-                (key, header, arrays, _json(dict(info or {})), time.time()),
-            )
+            self._request(connection, key, atoms, info)
 
     def claim(self, key: str, atoms: Atoms, info: Mapping[str, Any] | None = None) -> Claim:
         """Like `request`, for one who will calculate it: "elsewhere" when another living process does so already.
 
         A claim ends with `put`, `release` or `close`, or with its process.
         """
-        self.request(key, atoms, info)
         with self._transaction() as connection:
+            self._request(connection, key, atoms, info)
             claim = self._claims.claim(connection, key)
         if claim == "mine" and self._heart is None:
             self._heart = threading.Thread(target=self._beat, name="label-store", daemon=True)
@@ -311,6 +306,14 @@ class LabelStore:
                 checksum = store_schema.digest(label)
                 connection.execute("UPDATE labels SET digest = ? WHERE key = ?", (checksum, label.key))
                 self._ase.add(label, checksum)
+
+    def _request(self, connection: sqlite3.Connection, key: str, atoms: Atoms, info: Mapping[str, Any] | None) -> None:
+        header, arrays = encode_atoms(atoms)
+        connection.execute(
+            "INSERT INTO requests (key, state, header, arrays, info, time) VALUES (?, 'pending', ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET state = 'pending' WHERE state = 'failed'",
+            (key, header, arrays, _json(dict(info or {})), time.time()),
+        )
 
     def _beat(self) -> None:
         """Tell other processes, while there are claims, that this one is alive."""

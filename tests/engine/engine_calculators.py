@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,3 +54,59 @@ class LoggedEMT(EMT):
             os.write(descriptor, f"{digest}\n".encode())
         finally:
             os.close(descriptor)
+
+
+class FaultyEMT(LoggedEMT):
+    """EMT that goes wrong in a different way for every fourth structure or so, chosen by the structure's hash.
+
+    Args:
+        faults: what happens, taken in turn: "killed", "hung", "garbage", "unconverged", "absurd".
+        share: part of the structures that something happens to.
+    """
+
+    def __init__(self, faults: Sequence[str] = (), share: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.faults, self.share = tuple(faults), share
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        assert atoms is not None
+        digest = structure_digest(atoms)
+        fault = ""
+        if int(digest[:8], 16) < self.share * 0x100000000:
+            fault = self.faults[int(digest[8:16], 16) % len(self.faults)]
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hung":
+            time.sleep(600)
+        if fault == "garbage":
+            os.write(1, bytes(range(256)) * 20 + b'{"value": 1}\n')
+            raise ValueError("could not convert string to float")
+        if fault == "unconverged":
+            raise RuntimeError("the SCF did not converge in 60 iterations")
+        super().calculate(atoms, properties, system_changes)
+        if fault == "absurd":
+            self.results["forces"] = self.results["forces"] + 1e4
+
+
+class ShiftedEMT(LoggedEMT):
+    """EMT whose energies count from another zero: ``shift`` eV per atom higher."""
+
+    def __init__(self, shift: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shift = shift
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        assert atoms is not None
+        for name in ("energy", "free_energy"):
+            self.results[name] += self.shift * len(atoms)
