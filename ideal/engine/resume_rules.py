@@ -20,6 +20,7 @@ ALLOWED = (
     "labelling.memory",
     "labelling.threads",
     "labelling.executor",
+    "labelling.store",
 )
 _GROWS = re.compile(r"trajectories\.\d+\.sampler\.steps")
 _IGNORED = ("output", "title")  # say where the run lies and what it is called
