@@ -27,7 +27,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.formula import Formula
 
 from ideal.config import EmbeddingConfig
-from ideal.embedding.charges import describe_charges, guess_charges, neutral_counts, parse_charges
+from ideal.embedding.charges import COMMON, describe_charges, guess_charges, neutral_counts, parse_charges
 from ideal.embedding.crop import Surroundings
 from ideal.embedding.distances import CONTACT, Pairs, ShortestDistances, periodic_pairs
 from ideal.embedding.molecules import same_group
@@ -172,7 +172,9 @@ def choose_composition(
 
 
 def formula_text(ratio: Mapping[int, int]) -> str:
-    return Formula.from_dict({chemical_symbols[z]: n for z, n in ratio.items()}).format("metal")
+    """Such as "SiO2": the most positive element first."""
+    symbols = sorted((chemical_symbols[z] for z in ratio), key=lambda symbol: (-COMMON.get(symbol, 0), symbol))
+    return "".join(f"{s}{n if n > 1 else ''}" for s in symbols for n in [ratio[atomic_numbers[s]]])
 
 
 def holds_near(surroundings: Surroundings, ratio: Mapping[int, int]) -> bool:

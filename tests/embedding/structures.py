@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, fcc211, make_supercell, molecule
 from ase.cluster import Octahedron
+from ase.neighborlist import neighbor_list
 from ase.spacegroup import crystal
 
 
@@ -108,3 +111,71 @@ def particle_in_gas(seed: int = 0) -> Atoms:
 def stepped_surface() -> Atoms:
     """A (211) surface: monatomic steps."""
     return fcc211("Cu", (6, 6, 4), vacuum=8.0, orthogonal=True)
+
+
+def quartz(repeat: tuple[int, int, int]) -> Atoms:
+    """α-quartz in its hexagonal cell."""
+    basis = [(0.4697, 0, 1 / 3), (0.4133, 0.2672, 0.2142)]
+    return crystal(["Si", "O"], basis, spacegroup=152, cellpar=[4.916, 4.916, 5.405, 90, 90, 120]).repeat(repeat)
+
+
+def polycrystal(element: str = "Cu", length: float = 23.0, n_grains: int = 3, seed: int = 4) -> Atoms:
+    """Grains of a face-centered cubic metal, turned at random, in the Voronoi cells of as many points."""
+    rng = np.random.default_rng(seed)
+    seeds = rng.uniform(0, length, (n_grains, 3))
+    block = bulk(element, cubic=True).repeat(14)
+    images = length * np.array(list(np.ndindex(3, 3, 3))) - length
+    found = []
+    for k, own in enumerate(seeds):
+        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        points = (block.positions - block.positions.mean(axis=0)) @ turn + own
+        everything = (seeds[:, None] + images[None]).reshape(-1, 3)
+        distance = np.linalg.norm(points[:, None] - everything[None], axis=2)
+        found.append(points[np.argmin(distance, axis=1) == 27 * k + 13])
+    atoms = Atoms(f"{element}{sum(map(len, found))}", positions=np.concatenate(found), cell=[length] * 3, pbc=True)
+    atoms.wrap()
+    return without_overlaps(atoms, 2.2)
+
+
+def without_overlaps(atoms: Atoms, shortest: float) -> Atoms:
+    """The atoms without the later one of every pair closer than ``shortest`` (Å)."""
+    first, second = neighbor_list("ij", atoms, shortest)
+    gone: set[int] = set()
+    for i, j in zip(first.tolist(), second.tolist(), strict=True):
+        if i < j and i not in gone:
+            gone.add(j)
+    return atoms[[k for k in range(len(atoms)) if k not in gone]]
+
+
+def solution(n: int, seed: int) -> Atoms:
+    """Water with a methanol molecule every 27 or so."""
+    liquid = water(n, seed)
+    chosen = [k for k in range(n**3) if k % 27 == 13]
+    rng = np.random.default_rng(seed)
+    keep = np.ones(len(liquid), dtype=bool)
+    solutes = Atoms()
+    for k in chosen:
+        keep[3 * k : 3 * k + 3] = False
+        one = molecule("CH3OH")
+        one.positions -= one.positions.mean(axis=0)
+        one.rotate(rng.uniform(0, 360), rng.normal(size=3))
+        one.positions += liquid.positions[3 * k : 3 * k + 3].mean(axis=0)
+        solutes += one
+    return liquid[keep] + solutes
+
+
+DISORDERED = Path(__file__).parent / "data" / "disordered.npz"
+
+
+def disordered(name: str) -> tuple[list[Atoms], Atoms]:
+    """Small frames and a large one of molecular dynamics (`data/make.py`): amorphous Si or C, liquid SiO2."""
+    with np.load(DISORDERED) as stored:
+
+        def frames(kind: str) -> list[Atoms]:
+            numbers, lengths = stored[f"{name}_{kind}_numbers"], stored[f"{name}_{kind}_lengths"]
+            return [
+                Atoms(numbers, positions=positions.astype(float), cell=lengths, pbc=True)
+                for positions in stored[f"{name}_{kind}"]
+            ]
+
+        return frames("known"), frames("frame")[0]

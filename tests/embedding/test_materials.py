@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.neighborlist import neighbor_list
 
 from ideal import SoapMahalanobis, SoapPowerSpectrum
 from ideal.config import EmbeddingConfig
 from ideal.embedding import embed, minimum_distances
+from ideal.embedding.crop import FrameView
 from ideal.embedding.molecules import groups
 from ideal.records import Provenance, Substructure
 
@@ -19,9 +21,13 @@ from .radial import hot
 from .structures import (
     alumina,
     ammonia_on_iridium,
+    disordered,
     particle_in_gas,
+    polycrystal,
+    quartz,
     rattled,
     screw_dislocation,
+    solution,
     stepped_surface,
     twist_boundary,
     water,
@@ -47,6 +53,7 @@ class Case:
     training: list[Atoms]
     index: int = 11
     composition: str = "as cut"
+    threshold: float = 3.0
     options: dict[str, object] = field(default_factory=dict)
 
 
@@ -60,7 +67,22 @@ def cases() -> dict[str, Case]:
     del vacancy[hole]
     tail = int(np.argmin(np.linalg.norm(dislocation.positions - dislocation.positions.mean(axis=0), axis=1)))
     edge = int(np.argmin(np.abs(boundary.positions[:, 2] - boundary.cell[2, 2] / 2)))
+    gap = rattled(bulk("Al", cubic=True).repeat(5), 0.1, 1)
+    del gap[200]
+    grains = polycrystal()
+    amorphous_silicon, amorphous_carbon, liquid_silica = map(disordered, ("Si", "C", "SiO2"))
+    silica = "formula SiO2 (the frame's)"
     return {
+        "amorphous silicon": Case(amorphous_silicon[1], amorphous_silicon[0], threshold=5.0),
+        "amorphous carbon": Case(amorphous_carbon[1], amorphous_carbon[0], threshold=5.0),
+        "liquid SiO2": Case(liquid_silica[1], liquid_silica[0], composition=silica),
+        "quartz": Case(rattled(quartz((5, 5, 4)), 0.05, 1), [rattled(quartz((3, 3, 3)), 0.06, 2)], composition=silica),
+        "MgO": Case(rattled(oxide, 0.06, 1), [rattled(oxide, 0.07, 2)], composition="formula MgO (the frame's)"),
+        "fcc": Case(
+            rattled(bulk("Al", cubic=True).repeat(5), 0.1, 1), [rattled(bulk("Al", cubic=True).repeat(4), 0.1, 2)]
+        ),
+        "polycrystal": Case(rattled(grains, 0.06, 1), [rattled(grains, 0.07, 2)], most_disordered(grains)),
+        "vacancy in aluminum": Case(gap, [rattled(gap, 0.05, 2)], next_to(gap, 200)),
         "bcc": Case(rattled(iron.repeat(6), 0.1, 1), [rattled(iron.repeat(4), 0.11, 2)]),
         "hcp": Case(rattled(magnesium.repeat((8, 8, 5)), 0.1, 1), [rattled(magnesium.repeat((6, 6, 4)), 0.11, 2)]),
         "diamond": Case(rattled(silicon.repeat(4), 0.08, 1), [rattled(silicon.repeat(3), 0.09, 2)]),
@@ -78,6 +100,14 @@ def cases() -> dict[str, Case]:
 
 
 NAMES = [
+    "amorphous silicon",
+    "amorphous carbon",
+    "liquid SiO2",
+    "quartz",
+    "MgO",
+    "fcc",
+    "polycrystal",
+    "vacancy in aluminum",
     "bcc",
     "hcp",
     "diamond",
@@ -90,6 +120,17 @@ NAMES = [
 ]
 
 
+def most_disordered(atoms: Atoms) -> int:
+    """The atom with the fewest neighbors within 3.2 Å: at a boundary."""
+    return int(np.argmin(np.bincount(neighbor_list("i", atoms, 3.2), minlength=len(atoms))))
+
+
+def next_to(atoms: Atoms, index: int) -> int:
+    """The atom nearest to the one that had this index before it was taken out of an fcc crystal."""
+    removed = bulk("Al", cubic=True).repeat(5).positions[index]
+    return int(np.argmin(np.linalg.norm(atoms.positions - removed, axis=1)))
+
+
 @pytest.fixture(scope="module")
 def made() -> dict[str, Case]:
     return cases()
@@ -98,7 +139,7 @@ def made() -> dict[str, Case]:
 @pytest.mark.parametrize("name", NAMES)
 def test_material(made: dict[str, Case], name: str) -> None:
     case = made[name]
-    cell = embedded(case.frame, case.training, case.index, **case.options)
+    cell = embedded(case.frame, case.training, case.index, case.threshold, **case.options)
     assert cell.accepted, cell.reason
     assert not cell.whole_frame and len(cell.atoms) <= 200
     assert_sound(cell, case.frame)
@@ -157,6 +198,35 @@ def test_molecular_liquid() -> None:
     assert cell.accepted, cell.reason
     assert (cell.atoms.numbers == 1).sum() == 2 * (cell.atoms.numbers == 8).sum()
     assert_molecules_are_whole(cell, frame)
+
+
+def test_solute() -> None:
+    """The molecules of solute and solvent stay whole."""
+    frame = solution(6, 1)
+    carbon = int(np.flatnonzero(frame.numbers == 6)[0])
+    cell = embedded(frame, [solution(6, 2), solution(6, 3)], carbon, threshold=6.0)
+    assert_sound(cell, frame)
+    assert cell.accepted, cell.reason
+    assert_molecules_are_whole(cell, frame)
+    symbols = cell.atoms.symbols
+    assert sum(symbols == "H") == 2 * sum(symbols == "O") + 2 * sum(symbols == "C")
+
+
+@pytest.mark.slow
+def test_million_atom_frame() -> None:
+    """What is gathered and evaluated is what a small frame needs."""
+    unit = bulk("Cu", cubic=True)
+    small = rattled(unit.repeat(5), 0.08, 1)
+    large = unit.repeat(63)
+    large.positions += np.random.default_rng(0).normal(0.0, 0.08, (len(large), 3))
+    assert len(large) > 1_000_000
+    known = SoapMahalanobis(SoapPowerSpectrum(["Cu"], r_cut=4.5, n_max=3, l_max=3, sigma=0.5), ridge=1e-6)
+    known.update([small])
+    view = FrameView(large, len(large) // 2, vacuum=known.soap.support).surroundings(4.0, 2.5, 200)
+    assert len(view.numbers) < 2000
+    cell = embed(large, len(large) // 2, known, threshold=3.0)
+    assert cell.accepted and not cell.whole_frame, cell.reason
+    assert_sound(cell, large)
 
 
 def test_cluster_of_a_molecular_liquid() -> None:
