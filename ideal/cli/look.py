@@ -83,10 +83,11 @@ def _failures(progress: RunProgress, directory: Path) -> None:
         if trajectory.state == "failed":
             typer.echo(f"Trajectory {trajectory.name} failed at step {trajectory.step}: {trajectory.reason}")
     failed = [label for label in progress.labels.values() if label.state == "failed"]
-    lines = failure_lines(failed_labels(directory), directory)
-    for line in lines:
+    stored = failed_labels(directory)
+    for line in failure_lines(stored, directory):
         typer.echo(line)
-    for label in failed[-_SHOWN_FAILURES:] if not lines else []:
+    known = {failure.key for failure in stored}  # one that today's gate refuses of a shared store is told, not stored
+    for label in [label for label in failed if label.key not in known][-_SHOWN_FAILURES:]:
         typer.echo(f"Label {label.key[:8]} failed ({label.trajectory or 'initial data'}): {label.cause}")
     for name, step, atom, reason in progress.refused[-_SHOWN_FAILURES:]:
         typer.echo(f"No cell for atom {atom} of {name} at step {step}: {reason}")

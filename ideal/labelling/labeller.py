@@ -22,13 +22,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
 from ideal.config import LabelGateConfig, LabellingConfig
 from ideal.errors import LabelError
+from ideal.labelling.circumstances import Circumstances, FailureKind
 from ideal.labelling.codes.base import CodeResult, ReferenceCode, first_line
 from ideal.labelling.executors.local import LocalExecutor
 from ideal.labelling.executors.make import make_executor
@@ -60,7 +61,6 @@ WAIT_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 """Time between two looks at labels that others calculate, and at results of workers of an earlier process."""
 
-FailureKind = Literal["refused", "time", "died", "code"]
 _Origin = dict[str, Any]
 
 
@@ -110,7 +110,7 @@ class Labeller:
         self._store = store
         self._folder = Path(folder).resolve()
         self._gate = gate or LabelGateConfig()
-        self._timeout = timeout
+        self._circumstances = Circumstances(code.config, self._gate, timeout, str(self._folder))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -159,7 +159,7 @@ class Labeller:
             origin = dict(info or {})
             if isinstance(known, Label):
                 self._deliver(self._judged_again(known, origin))
-            elif isinstance(known, FailedLabel) and not retry and self._final(known):
+            elif isinstance(known, FailedLabel) and not retry and self._circumstances.confirm(known):
                 self._deliver(known)
             elif reason := refuse_structure(atoms, self._gate):
                 self._store.request(key, atoms, origin)
@@ -283,7 +283,7 @@ class Labeller:
             del self._elsewhere[key]
             if isinstance(known, Label):
                 self._deliver(self._judged_again(known, info))
-            elif isinstance(known, FailedLabel) and self._final(known):
+            elif isinstance(known, FailedLabel) and self._circumstances.confirm(known):
                 self._deliver(known)
             else:  # still under way there, or given up: then it is ours
                 self._start(key, atoms, info)
@@ -373,11 +373,8 @@ class Labeller:
             info=info,
             code=self._code_name,
             folder=str(folder or ""),
-            circumstances={"kind": kind, "run": str(self._folder), **self._limits()},
+            circumstances=self._circumstances.record(kind),
         )
-
-    def _limits(self) -> dict[str, Any]:
-        return {"gate": self._gate.model_dump(mode="json"), "timeout": self._timeout}
 
     def _judged_again(self, label: Label, info: _Origin) -> Label | FailedLabel:
         """A label of the store under today's gate, which may be stricter than that of the run that it comes from."""
@@ -400,22 +397,6 @@ class Labeller:
             return result
         reason = refuse_result(atoms, result, self._gate)
         return None if reason is None else f"refused: {reason}"
-
-    def _final(self, failure: FailedLabel) -> bool:
-        """Whether a failure stands, or is tried again because what it depends on has changed since.
-
-        An SCF that failed under other numerical settings, a time limit that was shorter, another gate, and a worker
-        that died in another run are tried again.
-        """
-        numerics, then = failure.info.get("numerics"), failure.circumstances
-        if numerics is not None and numerics != json.loads(json.dumps(self._code.config.numerics())):
-            return False
-        kind = then.get("kind")
-        if kind == "refused":
-            return bool(then["gate"] == json.loads(json.dumps(self._limits()["gate"])))
-        if kind == "time":
-            return bool(then["timeout"] >= self._timeout)
-        return kind != "died" or then["run"] == str(self._folder)
 
     def _commit(self, label: Label | FailedLabel) -> None:
         with self._lock:
