@@ -83,7 +83,7 @@ def init(
         "labelling": _labelling(atoms, code, installed, pseudo_dir, output, notes),
         "dataset": _dataset(data, output),
         "model": {"n_blocks": 2, "units": 32, "cutoff": 5.0},
-        "training": {"pretrain": {"epochs": 100}, "online": {"epochs": 10, "learning_rate": 1e-4}},
+        "training": {"pretrain": {"epochs": 100}, "online": {"epochs": 12, "replay": 16}, "final": {"epochs": 100}},
         "engine": {"mode": "serial", "max_labels": None},
     }
     output.parent.mkdir(parents=True, exist_ok=True)

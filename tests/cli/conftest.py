@@ -71,7 +71,7 @@ def tiny_config() -> dict[str, Any]:
         "labelling": {"code": {"type": "ase", "calculator": EMT_CODE}, "workers": 1},
         "dataset": {"rattled": {"count": 4}},
         "model": {"n_blocks": 1, "units": 8, "cutoff": 4.0, "threebody_cutoff": 3.0},
-        "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1}},
+        "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1}, "final": {"epochs": 1}},
         "engine": {"write_every": 5, "checkpoint_every": 5},
     }
 

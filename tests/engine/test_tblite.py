@@ -32,7 +32,7 @@ def test_silicon_labelled_by_tblite(tmp_path: Path) -> None:
             "labelling": {"code": {"type": "tblite"}, "workers": 2},
             "dataset": {"rattled": {"count": 3, "rattle": 0.05, "max_atoms": 8}},
             "model": {"n_blocks": 1, "units": 8, "max_n": 2, "max_l": 2, "cutoff": 3.5, "threebody_cutoff": 3.0},
-            "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1, "replay": 1}},
+            "training": {"pretrain": {"epochs": 2}, "online": {"epochs": 1, "replay": 1}, "final": {"epochs": 1}},
             "engine": {"max_labels": 2},
         },
         tmp_path,
