@@ -96,7 +96,9 @@ def learn(
             summary = learner.learn(labels, training_progress(journal, name, step))
         tell_training(journal, summary, len(labels), name, step)
         for trajectory in trajectories:
-            trajectory.sampler.set_calculator(IdealCalculator(learner.potential))
+            trajectory.sampler.set_calculator(
+                IdealCalculator(learner.potential, dispersion=learner.config.model.dispersion)
+            )
         with journal.times.stage("io"):
             learner.publish(journal.directory.path)
         journal.tell(

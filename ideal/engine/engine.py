@@ -242,7 +242,7 @@ class Engine:
                 make_sampler(
                     config.sampler,
                     start.structures[config.name],
-                    IdealCalculator(learner.potential),
+                    IdealCalculator(learner.potential, dispersion=learner.config.model.dispersion),
                     derive_seed(self.config.seed, "sampler", config.name),
                     config.max_temperature,
                     config.max_force,

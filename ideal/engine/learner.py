@@ -24,9 +24,8 @@ from ideal.engine.state_files import read_state, write_state
 from ideal.engine.storage import writing
 from ideal.errors import ConfigError, IdealError, UncertaintyError
 from ideal.labelling.store import LabelStore
-from ideal.models import make_potential
+from ideal.models import load_potential, make_potential
 from ideal.models.base import TrainablePotential
-from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import Label
 from ideal.soap import SoapPowerSpectrum
 from ideal.training.loss import Errors
@@ -268,7 +267,7 @@ class Learner:
                     f"{store.path}: the label {key[:16]}, which the model has learned, is missing; restore the file"
                 )
             dataset.add([label])
-        potential = M3GNetPotential.load(folder / "model", device=config.model.device, threads=config.model.threads)
+        potential = load_potential(folder / "model", config.model)
         trainer = _trainer(config, potential)
         trainer.restore(read_state(folder / "trainer.safetensors"))
         uncertainty = SoapMahalanobis.load(folder / "uncertainty.safetensors", threads=config.uncertainty.threads)
@@ -307,9 +306,9 @@ def _potential(config: Config, elements: Sequence[str]) -> TrainablePotential:
     model = config.model
     if model.path is None:
         wanted = list(model.elements or elements)
-        potential = M3GNetPotential.new(model, wanted, derive_seed(config.seed, "model"))
+        potential = make_potential(model, wanted, derive_seed(config.seed, "model"))
     else:
-        potential = M3GNetPotential.load(model.path, device=model.device, threads=model.threads)
+        potential = load_potential(model.path, model)
     unknown = sorted(set(elements) - set(potential.elements))
     if unknown:
         key = "model.elements" if model.path is None else "model.path"

@@ -1,16 +1,18 @@
-"""Potentials: protocols (`base`), M3GNet (`m3gnet`), and the ASE calculator (`calculator`)."""
+"""Potentials: protocols (`base`), M3GNet (`m3gnet`), TensorNet (`tensornet`), any torch network of edge vectors
+(`edge_potential`), and the ASE calculator (`calculator`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ideal.config import ModelConfig
-    from ideal.models.m3gnet import M3GNetPotential
+    from ideal.models.base import TrainablePotential
 
 
-def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> M3GNetPotential:
+def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> TrainablePotential:
     """The potential that the configuration describes.
 
     Args:
@@ -27,18 +29,9 @@ def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> M
         ('Li', 'O')
     """
     from ideal.errors import TrainingError
-    from ideal.models.m3gnet import M3GNetPotential
 
     known = config.elements or list(elements)
-    if config.path is None:
-        potential = M3GNetPotential.new(config, known, seed)
-    else:
-        potential = M3GNetPotential.load(
-            config.path,
-            config.device,
-            config.threads,
-            None if config.chunk_atoms == "auto" else config.chunk_atoms,
-        )
+    potential = _new(config, known, seed) if config.path is None else load_potential(config.path, config)
     missing = sorted(set(elements) - set(potential.elements))
     if missing:
         source = config.path or "`model.elements`"
@@ -47,3 +40,58 @@ def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> M
             "hold; add the elements, or use a model that knows them"
         )
     return potential
+
+
+def load_potential(path: str | Path, config: ModelConfig | None = None) -> TrainablePotential:
+    """A saved potential.
+
+    Args:
+        path: folder that a potential was saved to; for M3GNet and TensorNet also a folder of matgl or the name of one
+            of its pretrained models.
+        config: its kind, device, threads and chunks; None: what the folder holds (M3GNet when it does not say), on the
+            CPU or GPU that is there.
+
+    Raises:
+        TrainingError: nothing there, of another kind, or damaged.
+    """
+    from ideal.config import ModelConfig
+    from ideal.models.device import Device
+
+    settings = config or ModelConfig()
+    device: Device = settings.device
+    chunk_atoms = None if settings.chunk_atoms == "auto" else settings.chunk_atoms
+    if settings.type == "custom":
+        from ideal.models.custom import custom_class
+
+        return custom_class(settings).load(path, device=device, threads=settings.threads)
+    kind = settings.type if config is not None else _kind(Path(path))
+    if kind == "tensornet":
+        from ideal.models.tensornet import TensorNetPotential
+
+        return TensorNetPotential.load(path, device, settings.threads, chunk_atoms)
+    from ideal.models.m3gnet import M3GNetPotential
+
+    return M3GNetPotential.load(path, device, settings.threads, chunk_atoms)
+
+
+def _new(config: ModelConfig, elements: Sequence[str], seed: int) -> TrainablePotential:
+    if config.type == "custom":
+        from ideal.models.custom import new_custom
+
+        return new_custom(config, elements, seed)
+    if config.type == "tensornet":
+        from ideal.models.tensornet import TensorNetPotential
+
+        return TensorNetPotential.new(config, elements, seed)
+    from ideal.models.m3gnet import M3GNetPotential
+
+    return M3GNetPotential.new(config, elements, seed)
+
+
+def _kind(path: Path) -> str:
+    """The kind of model that a folder of ours names."""
+    from ideal.models.storage import MODEL_FILE, read_model
+
+    if not (path / MODEL_FILE).is_file():
+        return "m3gnet"
+    return str(read_model(path)[1].get("format", "")).rpartition("-")[0]

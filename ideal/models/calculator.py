@@ -16,10 +16,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from ideal.errors import TrainingError
+from ideal.errors import ConfigError, TrainingError
 from ideal.models.base import Potential
 
 if TYPE_CHECKING:
+    from ideal.config import DispersionConfig
+    from ideal.labelling.codes.dispersion import Dispersion
     from ideal.uncertainty.base import AtomwiseUncertainty
 
 
@@ -31,7 +33,9 @@ class IdealCalculator(Calculator):
     noticed: the next request computes anew.
 
     Args:
-        model: a `Potential`, or what `M3GNetPotential.load` takes: a model folder or a matgl name.
+        model: a `Potential`, or what `load_potential` takes: a model folder or a matgl name.
+        dispersion: dispersion added to the model's energy, forces and stress; ``energies``, which it does not divide
+            among the atoms, are left out then.
         uncertainty: anything with ``atomic(atoms) -> (n_atoms,)``, or the path of a saved uncertainty of any kind.
 
     Raises:
@@ -45,19 +49,21 @@ class IdealCalculator(Calculator):
         self,
         model: str | Path | Potential,
         uncertainty: str | Path | AtomwiseUncertainty | None = None,
+        dispersion: DispersionConfig | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if isinstance(model, str | Path):
-            from ideal.models.m3gnet import M3GNetPotential
+            from ideal.models import load_potential
 
-            model = M3GNetPotential.load(model)
+            model = load_potential(model)
         if isinstance(uncertainty, str | Path):
             from ideal.uncertainty.loading import load_uncertainty
 
             uncertainty = load_uncertainty(uncertainty)
         self.potential: Potential = model
         self.uncertainty: AtomwiseUncertainty | None = uncertainty
+        self._dispersion = None if dispersion is None else _dispersion(dispersion)
         self._revision = model.revision
         if uncertainty is not None:
             self.implemented_properties = [*self.implemented_properties, "uncertainty", "max_uncertainty"]
@@ -89,8 +95,26 @@ class IdealCalculator(Calculator):
         }
         if evaluation.stress is not None:
             results["stress"] = evaluation.stress
+        if self._dispersion is not None:
+            energy, forces, stress = self._dispersion.evaluate(structure)
+            results["energy"] = results["free_energy"] = evaluation.energy + energy
+            results["forces"] = evaluation.forces + forces
+            del results["energies"]
+            if evaluation.stress is not None:
+                if stress is None:
+                    raise TrainingError("the stress of dispersion needs three periodic axes; set pbc accordingly")
+                results["stress"] = evaluation.stress + stress
         if self.uncertainty is not None:
             u = np.asarray(self.uncertainty.atomic(structure))
             results["uncertainty"] = u
             results["max_uncertainty"] = float(u.max())
         self.results = results
+
+
+def _dispersion(config: DispersionConfig) -> Dispersion:
+    """The one implementation of dispersion, which corrects labels too."""
+    from ideal.labelling.codes.dispersion import Dispersion
+
+    if config.functional is None:
+        raise ConfigError("dispersion: a model has no functional of its own; write `functional`, such as pbe")
+    return Dispersion(config, config.functional.lower())

@@ -10,23 +10,46 @@ import pytest
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
+from ideal.config import ModelConfig
 from ideal.errors import TrainingError
+from ideal.models import make_potential
 from ideal.models.base import Potential
-from ideal.models.m3gnet import M3GNetPotential
+from ideal.models.edge_potential import EdgePotential
+from ideal.models.tensornet import TensorNetPotential
 
-from .conftest import STRUCTURES, crystal, tiny_potential
+from .conftest import ELEMENTS, STRUCTURES, TINY, crystal, tiny_potential
+
+CUSTOM = Path(__file__).parents[2] / "examples" / "custom_model" / "pair_network.py"
 
 
-def _double(potential: M3GNetPotential) -> M3GNetPotential:
+def _double(potential: EdgePotential) -> EdgePotential:
     return potential.double()
 
 
-def _matgl_pass() -> M3GNetPotential:
+def _matgl_pass() -> EdgePotential:
     """A potential that the reorganized forward pass does not cover (angular functions beyond l = 3)."""
     return _double(tiny_potential(max_n=1, max_l=4).without_fused_pass())
 
 
+def _tensornet() -> Potential:
+    config = TINY.model_copy(update={"type": "tensornet", "n_radial": 8})
+    return _double(_normalized(TensorNetPotential.new(config, ELEMENTS, seed=3), 60.0))
+
+
+def _custom() -> Potential:
+    """The example of docs/extending.md, through the configuration."""
+    config = ModelConfig(type="custom", module=f"{CUSTOM}:PairPotential", arguments={"width": 8}, device="cpu")
+    return _double(_normalized(make_potential(config, ELEMENTS, seed=3), 10.0))
+
+
+def _normalized(potential: EdgePotential, scale: float) -> EdgePotential:
+    potential.set_normalization({"H": -3.0, "C": -150.0, "O": -430.0, "Al": -60.0}, energy_scale=scale)
+    return potential
+
+
 POTENTIALS: dict[str, Callable[[], Potential]] = {
+    "tensornet": _tensornet,
+    "custom": _custom,
     "m3gnet": lambda: _double(tiny_potential()),
     "m3gnet two blocks": lambda: _double(tiny_potential(n_blocks=2, max_n=1, max_l=4)),
     "m3gnet matgl pass": _matgl_pass,
