@@ -4,6 +4,7 @@
     python benchmarks/selection.py --output runs/selection --case Al-heating     # the same, known at 400 K alone
     python benchmarks/selection.py --output runs/selection --case SiO2           # liquid; three frames are known
     python benchmarks/selection.py --output runs/selection --table
+    python benchmarks/selection.py --output runs/selection --count             # cells that one look asks for
 
 One frame is asked again and again, as an engine would that stays at it: score, select, embed, label, learn; each
 accepted cell joins the distribution with all its atoms. Counted are the labels until at most 1 % of the atoms, and
@@ -181,6 +182,30 @@ def describe(r: dict[str, Any], seed: int, strategy: str) -> str:
     )
 
 
+def count(options: argparse.Namespace) -> None:
+    """Print how many cells one look at a frame asks for where nothing caps them; no cell is made."""
+    print("| atoms | uncertain | " + " | ".join(STRATEGIES) + " | s for variance |")
+    print("| --- " * (3 + len(STRATEGIES)) + "|")
+    for size in options.sizes or SIZES[options.case]:
+        chosen: dict[str, list[int]] = {strategy: [] for strategy in STRATEGIES}
+        uncertain, seconds, atoms = [], [], 0
+        for seed in range(options.seeds):
+            given = case(options.case, size, seed, options.output)
+            known = distribution(given.material, given.known)
+            threshold = held_out_quantile(given.material, given.known)
+            u, atoms = known.atomic(given.frame), len(given.frame)
+            uncertain.append(int((u > threshold).sum()))
+            for strategy in STRATEGIES:
+                config = SelectionConfig(strategy=strategy, max_per_frame=10**6, merge=options.merge)
+                start = time.process_time()
+                selection = select(Frame(given.frame, "md", 0), u, threshold, config, known, seed)
+                if strategy == "variance":
+                    seconds.append(time.process_time() - start)
+                chosen[strategy].append(len(selection.indices))
+        numbers = " | ".join(f"{np.mean(some):.1f} ± {np.std(some):.1f}" for some in chosen.values())
+        print(f"| {atoms:,} | {np.mean(uncertain):.0f} | {numbers} | {np.mean(seconds):.2f} |", flush=True)
+
+
 def table(options: argparse.Namespace) -> None:
     """Print what has been measured."""
     print("| atoms | uncertain at first | " + " | ".join(STRATEGIES) + " |")
@@ -242,7 +267,11 @@ def main() -> None:
     parser.add_argument("--error-seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("runs/selection"))
     parser.add_argument("--table", action="store_true", help="print what has been measured, measure nothing")
+    parser.add_argument("--count", action="store_true", help="count what one look asks for, make no cell")
     options = parser.parse_args()
+    if options.count:
+        count(options)
+        return
     if not options.table:
         for size in options.sizes or SIZES[options.case]:
             for seed in range(options.seeds):

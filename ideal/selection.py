@@ -6,11 +6,12 @@ their middle, around which the cell will be cut. An atom closer than ``min_dista
 of its environment is in that cell. Which one comes next is the strategy's:
 
     uncertainty   the most uncertain one
-    variance      the most uncertain one after a copy of the distribution has learned what was taken before: the
-                  environments within `LEARNED_RADIUS` of the cell's middle join the statistics at once (an exact update
-                  of rank k) and the candidates are scored again. Atoms that have become known drop out. This is
-                  the greedy maximization of the posterior's determinant (Zaverkin et al., npj Comput. Mater. 10, 83,
-                  2024, doi:10.1038/s41524-024-01254-1) with the distance that the run uses anyway.
+    variance      the most uncertain one after a copy of the distribution has been conditioned on what was taken
+                  before: the environments within `LEARNED_RADIUS` of the cell's middle (an exact update of rank k), and
+                  the candidates are scored again. Atoms that have become known drop out: repeats of what was taken do,
+                  however large the distribution is. This is the greedy maximization of the posterior's determinant
+                  (Zaverkin et al., npj Comput. Mater. 10, 83, 2024, doi:10.1038/s41524-024-01254-1), with the
+                  distance that the run uses anyway as the prior and the threshold as the noise.
     farthest      the one farthest in position from all taken before, the most uncertain first
     random        drawn uniformly, for comparison; the same seed and frame give the same draw
 """
@@ -41,8 +42,8 @@ class UpdatableUncertainty(Protocol):
         """u of the centers."""
         ...
 
-    def update(self, structures: Atoms, masks: np.ndarray | None = None) -> None:
-        """Learn the environments of a structure's atoms that the mask names."""
+    def condition(self, atoms: Atoms, mask: np.ndarray, noise: float) -> None:
+        """Learn the environments of a structure that the mask names, so that repeats fall below the noise."""
         ...
 
     def copy(self) -> Self:
@@ -106,7 +107,7 @@ def select(
             if len(cells) == config.max_per_frame:
                 break
             learned = learned or uncertainty.copy()
-            _learn(learned, frame.atoms, middle)
+            _learn(learned, frame.atoms, middle, threshold)
             current = np.where(keep, -np.inf, current)
             current[keep] = learned.atomic(frame.atoms, candidates[keep])
             keep &= current > least
@@ -162,10 +163,10 @@ def _distances(atoms: Atoms, place: FloatArray, others: IntArray) -> FloatArray:
     return np.asarray(distances)
 
 
-def _learn(learned: UpdatableUncertainty, atoms: Atoms, middle: FloatArray) -> None:
+def _learn(learned: UpdatableUncertainty, atoms: Atoms, middle: FloatArray, threshold: float) -> None:
     """Let the copy know the environments that a cell around ``middle`` will teach."""
     near = _distances(atoms, middle, np.arange(len(atoms))) < LEARNED_RADIUS
-    learned.update(atoms, masks=near)
+    learned.condition(atoms, near, threshold)
 
 
 def _generator(frame: Frame, seed: int) -> np.random.Generator:

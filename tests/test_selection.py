@@ -121,9 +121,9 @@ class Learner:
         self.copies += 1
         return Learner()
 
-    def update(self, structures: Atoms, masks: np.ndarray | None = None) -> None:
-        assert masks is not None
-        self.learned += structures.positions[masks, 0].tolist()
+    def condition(self, atoms: Atoms, mask: np.ndarray, noise: float) -> None:
+        assert noise == 3.0
+        self.learned += atoms.positions[mask, 0].tolist()
 
     def atomic(self, atoms: Atoms, centers: object = None) -> np.ndarray:
         x = atoms.positions[np.asarray(centers), 0]
@@ -150,6 +150,30 @@ def test_farthest_and_random() -> None:
     assert first == again and len(set(first)) == 2
     steps = {tuple(select(Frame(frame.atoms, "md", s), [6, 5, 5, 4], 3.0, draw).indices.tolist()) for s in range(12)}
     assert len(steps) > 3
+
+
+@pytest.mark.parametrize("repeat", [4, 6])
+def test_variance_takes_one_of_many_alike_whatever_is_known_already(repeat: int) -> None:
+    """Equal defects, more of them in the larger frame, many more environments in the larger distribution."""
+    crystal = bulk("Cu", cubic=True).repeat(repeat)
+    known = SoapMahalanobis(SoapPowerSpectrum(["Cu"], r_cut=4.0, n_max=3, l_max=2, sigma=0.5))
+    for seed in range(3):
+        training = crystal.copy()
+        training.rattle(0.03, seed=seed)
+        known.update(training)
+    frame = crystal.copy()
+    frame.rattle(0.01, seed=9)
+    kept = np.ones(len(frame), dtype=bool)
+    kept[::64] = False
+    frame = frame[kept]
+    u = known.atomic(frame)
+    threshold = float(known.atomic(training).max()) * 1.5
+    everything = {"max_per_frame": 1000, "min_distance": 0.0, "merge": 0.0}
+    plain = select(frame_of(frame), u, threshold, SelectionConfig(strategy="uncertainty", **everything)).indices
+    chosen = select(frame_of(frame), u, threshold, SelectionConfig(**everything), known).indices
+    assert len(plain) > 6 * (repeat**3 * 4 // 64)
+    assert 1 <= len(chosen) <= 8, "the ways to sit beside a vacancy"
+    assert np.array_equal(known.atomic(frame), u)
 
 
 def test_variance_with_the_soap_distance_takes_one_of_two_alike() -> None:

@@ -143,6 +143,42 @@ class SoapMahalanobis:
         finally:  # also what came before a structure that is refused
             self._core.update(pending, threads=self.soap.threads)
 
+    def condition(self, atoms: Atoms, mask: np.ndarray, noise: float) -> None:
+        """Learn environments so firmly that their repeats are known, however much has been learned before.
+
+        u is relative to the distribution: among n environments one more of a rare kind hardly lowers the u of its
+        repeats. Here each of the mask counts n / (d_eff noise²) times (n of its element; at least once). With
+        k_ij = (v_i - mean)^T (Sigma + lambda I)^-1 (v_j - mean) / d_eff that is
+
+            u_j² -> u_j² - k_ij² / (u_i² + noise²)
+
+        for each, up to slight shifts of mean and ridge: the posterior variance of a Gaussian process of covariance k that
+        has been observed at i with noise. A repeat (j = i) ends below ``noise``.
+
+        Args:
+            atoms: the structure.
+            mask: (n_atoms,) bool, the environments to learn.
+            noise: u that a repeat may not exceed afterwards, positive.
+
+        Raises:
+            UncertaintyError: as :meth:`update`, or the noise is not positive.
+        """
+        if not noise > 0:
+            raise UncertaintyError(f"noise {noise} is not positive; give the threshold")
+        counts, dimensions = self.counts, self.effective_dimensions
+        symbols = np.array(atoms.get_chemical_symbols())
+        for symbol in sorted(set(symbols[np.asarray(mask, dtype=bool)])):
+            dimension = dimensions.get(symbol, 0.0)
+            weight = max(1, round(counts[symbol] / (dimension * noise**2))) if dimension else 1
+            part = self._empty()
+            part.update(atoms, masks=np.asarray(mask, dtype=bool) & (symbols == symbol))
+            while weight:  # weight times, by doubling
+                if weight & 1:
+                    self.merge(part)
+                weight >>= 1
+                if weight:
+                    part.merge(part.copy())
+
     def atomic(self, atoms: Atoms, centers: Sequence[int] | np.ndarray | None = None) -> Array:
         """u of the centers.
 
