@@ -32,8 +32,8 @@ from ideal.config import GpawConfig
 LITHIUM = MATERIALS["Li"]
 CODE = GpawConfig(cutoff=200.0, kpoint_length=16.0, density_tolerance=1e-3, eigenstates_tolerance=1e-5)
 R_CORE, MARGIN = 4.0, 2.0
-K = 4
-TEST_FRAMES = 2
+K = 3
+TEST_FRAMES = 1
 ARM_NAMES = ("ours", "paper")
 WHOLE = "whole frames, equal atoms"
 SEED = 1

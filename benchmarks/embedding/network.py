@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from references import Labelled
 
-EPOCHS = 150
+EPOCHS = 60
 RATE = 3e-3
 
 
