@@ -56,7 +56,7 @@ def draw_ablation(folder: Path, picture: Path) -> None:
     axes.axhline(1.1, color="black", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(materials)), materials)
     axes.set(ylabel="force error / that of whole frames\nwith as many atoms", ylim=(0, 2.5))
-    axes.legend(frameon=False, ncols=3, fontsize=8)
+    figure.legend(frameon=False, ncols=len(ARMS), fontsize=8, loc="outside upper center")
     save(figure, picture)
 
 
@@ -75,7 +75,7 @@ def draw_sizes(folder: Path, picture: Path) -> None:
             if points:
                 cost, force = np.array(points).T
                 axes.plot(cost / 1e6, force, "o-", color=color, label=f"{size[0]:g}, {size[1]:g} Å")
-        axes.set(xscale="log", yscale="log", title=name, xlabel="cost of the labels, sum of N³ (10⁶)")
+        axes.set(xscale="log", title=name, xlabel="cost of the labels, sum of N³ (10⁶)")
     all_axes[0].set(ylabel="force error, eV/Å")
     all_axes[0].legend(frameon=False, fontsize=8, title="r_core, margin", title_fontsize=8)
     for name, color in zip(NAMES, ("#30638e", "#d1495b"), strict=True):
@@ -108,7 +108,7 @@ def draw_cost(folder: Path, picture: Path) -> None:
     axes.plot(reach, measured[-1, 1] * (reach / measured[-1, 0]) ** 3, ":", color="#30638e", label="the same, N³")
     axes.set(xscale="log", yscale="log", xlabel="atoms in the frame", ylabel="CPU seconds per uncertain frame")
     axes.set_ylim(1e-2, 1e8)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     save(figure, picture)
 
 
