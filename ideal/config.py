@@ -686,11 +686,28 @@ def parse_config(data: Any, folder: Path, source: str = "configuration") -> Conf
             f"{source}: expected `key: value` lines at the top level, got {kind}; `ideal-run init STRUCTURE` writes "
             "an example"
         )
+    data = _with_site(data, folder, source)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error, Config))) from None
     return _resolve_paths(config, folder.resolve(), source)
+
+
+def _with_site(data: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    """The content of the site file in the place of its name, when ``labelling.executor`` is one."""
+    labelling = data.get("labelling")
+    name = labelling.get("executor") if isinstance(labelling, dict) else None
+    if not isinstance(name, str):
+        return data
+    file = Path(name).expanduser()
+    file = file if file.is_absolute() else folder / file
+    if not file.is_file():
+        raise ConfigError(
+            f"{source}: labelling.executor: no such file: {file.resolve()}; name a site file (relative to {folder}) or "
+            "write `type: local`, mpi or parsl below the key"
+        )
+    return {**data, "labelling": {**labelling, "executor": read_yaml(file)}}  # type: ignore[dict-item]
 
 
 SectionType = TypeVar("SectionType", bound=Section)

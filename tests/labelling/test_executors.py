@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ideal.config import LabellingConfig, ParslExecutorConfig, parse_section
-from ideal.errors import LabelError, MissingPackageError
+from ideal.config import LabellingConfig, ParslExecutorConfig, dump_config, parse_config, parse_section
+from ideal.errors import ConfigError, LabelError, MissingPackageError
 from ideal.labelling.executors import LocalExecutor, make_executor
 from ideal.labelling.executors.local import core_shares
 from ideal.labelling.executors.worker_process import worker_environment
@@ -127,6 +127,22 @@ def test_the_example_of_a_site_is_valid(file: Path) -> None:
 
         provider = make_provider(executor)
         assert provider.min_blocks == 0 and provider.max_blocks == executor.max_blocks
+
+
+def test_a_configuration_names_a_site_file(tmp_path: Path) -> None:
+    (tmp_path / "cu.xyz").write_text("1\n\nCu 0 0 0\n")
+    (tmp_path / "site.yaml").write_text("type: parsl\nmax_blocks: 7\n")
+    data = {
+        "trajectories": [{"name": "md", "structure": "cu.xyz", "sampler": {"steps": 1, "temperature": 300}}],
+        "labelling": {"code": {"type": "tblite"}, "executor": "site.yaml"},
+        "dataset": {"rattled": {"count": 1}},
+    }
+    config = parse_config(data, tmp_path)
+    assert isinstance(config.labelling.executor, ParslExecutorConfig) and config.labelling.executor.max_blocks == 7
+    assert "max_blocks: 7" in dump_config(config)  # the run keeps the content, not the name
+    data["labelling"]["executor"] = "no.yaml"
+    with pytest.raises(ConfigError, match=r"labelling.executor: no such file: .*no.yaml"):
+        parse_config(data, tmp_path)
 
 
 def test_there_is_an_example_for_every_batch_system() -> None:

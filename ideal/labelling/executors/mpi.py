@@ -18,6 +18,9 @@ from ideal.errors import LabelError, MissingPackageError
 from ideal.labelling.executors.relay import RelayExecutor, serve
 from ideal.labelling.executors.worker_process import Limits
 
+BACKOFF_SECONDS = 0.005
+"""Longest pause between two looks for a message: a rank that waits must not keep a core busy."""
+
 _pool: Any = None  # the MPIPoolExecutor of the first rank while `ranks` is open
 
 
@@ -59,7 +62,7 @@ def ranks(expected: int | None = None) -> Iterator[bool]:
     if MPI.COMM_WORLD.Get_rank() != 0:
         for number in (signal.SIGINT, signal.SIGTERM):  # the first rank ends the run in order, and then this one
             signal.signal(number, signal.SIG_IGN)
-    with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
+    with MPICommExecutor(MPI.COMM_WORLD, root=0, backoff=BACKOFF_SECONDS) as pool:
         if pool is not None:
             _pool = pool
             try:
