@@ -278,8 +278,8 @@ class _Problem:
 
     def finished(self, point: _Point) -> bool:
         result = point.result
-        mean = float((result.u[self.free] ** 2).mean())
-        return result.excess(STOP * self.threshold) < 1.0 and mean < MEAN_STOP * self.usual and not result.in_contact
+        usual = _mean_square(result.u[self.free]) < MEAN_STOP * self.usual
+        return usual and result.excess(STOP * self.threshold) < 1.0 and not result.in_contact
 
 
 def _mean_square(u: FloatArray) -> float:

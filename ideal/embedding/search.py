@@ -123,7 +123,7 @@ class Search:
         def score(crop: Crop) -> float:
             squared = self.uncertainty.atomic(crop.atoms()) ** 2
             known = np.maximum(self._reference(crop), self.threshold)[crop.core]
-            filler = float(np.log1p(squared[~crop.core]).mean())
+            filler = float(np.log1p(squared[~crop.core]).sum()) / max(np.count_nonzero(~crop.core), 1)
             core = float(np.log1p(np.maximum(squared[crop.core] - known**2, 0.0)).mean())
             return (filler + core) * (1 + crop.removed)
 
@@ -218,7 +218,6 @@ class _Lost:
     broken: int = 0
     dense: int = 0
     large: int = 0
-    empty: int = 0
 
     def keep(self, crop: Crop | None, density: float | None, tolerance: float, max_atoms: int) -> bool:
         if crop is None:
@@ -226,9 +225,6 @@ class _Lost:
             return False
         if len(crop) > max_atoms:
             self.large += 1
-            return False
-        if crop.core.all():
-            self.empty += 1
             return False
         if density is not None:
             own = len(crop) / abs(float(np.linalg.det(crop.cell)))
@@ -240,14 +236,13 @@ class _Lost:
     @property
     def total(self) -> int:
         """All dropped crops."""
-        return self.broken + self.dense + self.large + self.empty
+        return self.broken + self.dense + self.large
 
     def add(self, other: _Lost) -> None:
         """Count those of ``other`` too."""
         self.broken += other.broken
         self.dense += other.dense
         self.large += other.large
-        self.empty += other.empty
 
     def describe(self, max_atoms: int) -> str:
         """How many for which cause."""
@@ -256,7 +251,6 @@ class _Lost:
             (self.broken, "broke the core or the composition"),
             (self.dense, f"missed the local density by more than {tolerances}"),
             (self.large, f"held more than max_atoms = {max_atoms} atoms"),
-            (self.empty, "had no filler"),
         )
         return ", ".join(f"{n} {what}" for n, what in causes if n)
 

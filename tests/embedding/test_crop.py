@@ -13,6 +13,7 @@ from ideal.embedding.crop import FrameView, Surroundings
 from ideal.errors import EmbeddingError
 
 from .radial import RadialUncertainty
+from .structures import disordered, particle_in_gas
 
 
 def surroundings(
@@ -122,3 +123,11 @@ def test_core_sees_in_the_open_structure_what_it_sees_in_the_frame(repeat: tuple
     structure, core, parents = surroundings(frame, 5).open_structure()
     assert np.allclose(uncertainty.atomic(structure, core), uncertainty.atomic(frame)[parents])
     assert len(set(parents.tolist())) == len(parents)
+
+
+def test_open_space_beside_a_particle_but_not_in_a_liquid() -> None:
+    _, liquid = disordered("SiO2")
+    assert not surroundings(liquid, 5).hold_open_space()
+    frame = particle_in_gas()
+    outermost = int(np.argmax(frame.positions[:405, 0]))
+    assert surroundings(frame, outermost).hold_open_space()

@@ -9,7 +9,7 @@ from ase import Atoms
 from ideal.embedding.composition import Crop, build_crop
 from ideal.embedding.crop import FrameView
 from ideal.embedding.distances import ShortestDistances, minimum_distances
-from ideal.embedding.filler import MAX_STEP, MAX_STRAIN, STOP, FillerOptimization, Optimized, _Problem
+from ideal.embedding.filler import MAX_STEP, MAX_STRAIN, STOP, TETHER, FillerOptimization, Optimized, _Problem
 from ideal.records import FloatArray
 
 from .radial import RadialUncertainty
@@ -151,3 +151,22 @@ def test_a_stopped_optimization_goes_on(crop: Crop, copper_uncertainty: RadialUn
     assert in_parts.result.evaluations <= 7 and not in_parts.over
     assert at_once.run(20).excess(0.5) <= in_parts.run(20).excess(0.5) * 1.5
     assert in_parts.result.evaluations > 7
+
+
+def test_straying_filler_is_drawn_back(skewed_crop: Crop, copper_uncertainty: RadialUncertainty) -> None:
+    """The tether's part of the gradient agrees with finite differences, and pulls."""
+    problem = _Problem(
+        skewed_crop, np.zeros(len(skewed_crop)), copper_uncertainty, 50.0, ShortestDistances(), strain=False
+    )
+    start = problem.parameters(skewed_crop.vectors)
+    start[:3] = (TETHER, 0.6, -0.4)
+    point = problem.evaluate(start)
+    for k in range(3):
+        step = np.zeros(len(start))
+        step[k] = 1e-5
+        numeric = (problem.evaluate(start + step).value - problem.evaluate(start - step).value) / 2e-5
+        assert point.gradient[k] == pytest.approx(numeric, rel=1e-5, abs=1e-6)
+    tether = 50.0 * (np.linalg.norm(start[:3]) - TETHER)
+    start[:3] = 0.0
+    assert point.value > problem.evaluate(start).value
+    assert np.linalg.norm(point.gradient[:3]) > 0.5 * tether

@@ -181,14 +181,45 @@ def test_adsorbates_and_gas_on_a_slab() -> None:
     assert set(near) <= set(cell.parent_indices.tolist()) and len(near) == 4
 
 
-def test_particle_in_gas_keeps_molecules_whole() -> None:
-    frame = particle_in_gas()
-    cell = embedded(
-        frame, [particle_in_gas(3)], int(np.argmax(frame.positions[:405, 2])), threshold=30.0, max_atoms=300
-    )
-    assert_sound(cell, frame)
+def coordination(atoms: Atoms) -> np.ndarray:
+    return np.bincount(neighbor_list("i", atoms, 3.1), minlength=len(atoms))
+
+
+@pytest.fixture(scope="module")
+def particle() -> tuple[Atoms, list[Atoms]]:
+    return particle_in_gas(), [particle_in_gas(seed) for seed in (2, 3)]
+
+
+@pytest.mark.parametrize("place", ["edge", "facet", "square facet", "top", "inside", "gas"])
+def test_particle_in_gas(particle: tuple[Atoms, list[Atoms]], place: str) -> None:
+    """Accepted everywhere, molecules whole; no planar vacuum separates the particle from its images."""
+    frame, training = particle
+    metal = frame[frame.numbers == 77]
+    neighbors = coordination(metal)
+    index = {
+        "edge": int(np.argmin(neighbors)),
+        "facet": int(np.flatnonzero(neighbors == 9)[0]),
+        "square facet": int(np.flatnonzero(neighbors == 8)[0]),
+        "top": int(np.argmax(metal.positions[:, 2])),
+        "inside": int(np.argmin(np.linalg.norm(metal.positions - metal.positions.mean(axis=0), axis=1))),
+        "gas": int(np.flatnonzero(frame.numbers == 7)[0]),
+    }[place]
+    cell = embedded(frame, training, index, threshold=10.0)
+    assert cell.accepted, cell.reason
     assert not cell.whole_frame
+    assert_sound(cell, frame)
     assert_molecules_are_whole(cell, frame)
+
+
+def test_many_features_and_few_environments(particle: tuple[Atoms, list[Atoms]]) -> None:
+    """The default descriptor has 855 features here; the covariance is of low rank."""
+    frame, training = particle
+    known = SoapMahalanobis(SoapPowerSpectrum(["H", "N", "Ir"], r_cut=5.0, n_max=6, l_max=4, sigma=0.5))
+    known.update(training)
+    nitrogen = int(np.flatnonzero(frame.numbers == 7)[0])
+    cell = embed(frame, nitrogen, known, threshold=8.0)
+    assert cell.accepted, cell.reason
+    assert np.isfinite(cell.u).all()
 
 
 def test_molecular_liquid() -> None:
