@@ -123,7 +123,7 @@ class Search:
         def score(crop: Crop) -> float:
             squared = self.uncertainty.atomic(crop.atoms()) ** 2
             known = np.maximum(self._reference(crop), self.threshold)[crop.core]
-            filler = float(np.log1p(squared[~crop.core]).sum()) / max(np.count_nonzero(~crop.core), 1)
+            filler = float(np.log1p(squared[~crop.core]).sum()) / max(int((~crop.core).sum()), 1)
             core = float(np.log1p(np.maximum(squared[crop.core] - known**2, 0.0)).mean())
             return (filler + core) * (1 + crop.removed)
 
