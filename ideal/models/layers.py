@@ -9,19 +9,25 @@ One block maps atoms' features v and edges' features e to the next ones. With pi
 
 **Interface for callers with neighbor data of their own** (LAMMPS, a domain of a larger box). Atoms are rows of v:
 first the n_centers whose edges are known, then their neighbors ("ghosts", if any). Edges lead from centers (``source``,
-ascending) to any atom (``target``); ``functions`` is `Basis`'s result for their vectors. Then
+ascending) to any atom (``target``); ``functions`` is `Basis`'s result for their vectors. Forward, for each block,
 
-    weights = Block(three_body, graph_layer)          once per block
-    reach   = project(weights, v)                     of all atoms, ghosts included: this is what a ghost must bring
-    edges, kept   = update_edges(weights, basis, functions, reach, own, source, target, edges)
-    message, kept = update_nodes(weights, functions, reach, own, source, target, edges)
+    block         = read_block(three_body, graph_layer)        once
+    reach, own    = project(block, v), project_own(block, v[:n_centers])
+    edges, kept_e = update_edges(block, basis, functions, reach, own, source, target, edges)
+    message, kept_v = update_nodes(block, functions, reach, own, source, target, edges)
+    v[:n_centers] += message, summed over each center's edges; then the ghosts' v are fetched from their owners
 
-and v'' of the centers is v plus the message summed over edges. ``own`` = `project_own(weights, v[:n_centers])`. A block
-needs the v of atoms one cutoff away, never further: between blocks the ghosts' v are communicated, on the way back
-their slopes (`NodeSlopes`) are summed into their owners. All arguments are tensors or named tuples of tensors.
+with edges = `embed_edges` at first. Backward, from the last block to the first, with dE/dv of the centers' new v,
+
+    hidden, by_edges = update_nodes_backward(block, kept_v, dE/dv[source], slopes)      plus dE/d(edges) from above
+    hidden_e, gates, by_edges = update_edges_backward(block, basis, functions, kept_e, by_edges, slopes)
+
+are collected by `NodeSlopes`; the ghosts' rows of its `gather` are added to their owners, and v's own slope too. A
+block needs the v of atoms one cutoff away, never further. At last `embed_edges_backward` completes ``slopes``,
+dE/d(functions). tests/models/test_layers.py does all this for two domains.
 
 The derivatives are by v and by the edges' functions, not by the weights: this is evaluation, training differentiates
-`ideal.models.fused`. Nothing here is recorded by autograd, and call under `torch.no_grad`.
+`ideal.models.fused`. Call under `torch.no_grad`.
 
 Chen and Ong, Nature Computational Science 2, 718 (2022), doi:10.1038/s43588-022-00349-3.
 """

@@ -9,6 +9,7 @@ Chen and Ong, Nature Computational Science 2, 718 (2022), doi:10.1038/s43588-022
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,9 @@ def _closed_form_basis() -> Iterator[None]:
 
     The functions are the same; sympy takes 3 s for nine of them and 23 s for the sixteen of the largest models.
     """
-    from matgl.layers import _basis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from matgl.layers import _basis
 
     name = "_get_lambda_func"
     symbolic = getattr(_basis, name, None)

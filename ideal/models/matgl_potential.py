@@ -158,12 +158,14 @@ def make_network(name: str, architecture: Mapping[str, Any], seed: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from matgl import models
+
+        network = getattr(models, name)  # imported here, on first use
     if architecture.get("is_intensive", True) or architecture.get("include_state", False):
         raise TrainingError("the model predicts no extensive energy (is_intensive or include_state); use another")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return getattr(models, name)(**{**architecture, "element_types": tuple(architecture["element_types"])})
+            return network(**{**architecture, "element_types": tuple(architecture["element_types"])})
         except (TypeError, ValueError, KeyError) as error:
             raise TrainingError(
                 f"matgl cannot build this {name} ({error}); use the matgl version it was made with"

@@ -101,3 +101,19 @@ def test_a_potential_that_learned_is_evaluated_anew(potential: M3GNetPotential) 
     before = atoms.get_potential_energy()
     potential.set_normalization({"O": -431.0})
     assert atoms.get_potential_energy() == pytest.approx(before - 1.0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_long_dynamics_does_not_drift() -> None:
+    """NVE over a picosecond: the slope of the total energy is far below the kinetic energy per atom."""
+    potential = tiny_potential(n_blocks=2)
+    potential.set_normalization(energy_scale=60.0)
+    atoms = crystal().repeat(2)
+    atoms.calc = IdealCalculator(model=potential)
+    atoms.set_momenta(np.random.default_rng(0).normal(scale=2.0, size=(len(atoms), 3)))
+    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
+    energies = []
+    dynamics.attach(lambda: energies.append(atoms.get_total_energy() / len(atoms)), interval=10)
+    dynamics.run(2000)
+    slope = np.polyfit(np.linspace(0, 1, len(energies)), energies, 1)[0]
+    assert abs(slope) < 2e-3 * atoms.get_kinetic_energy() / len(atoms)
