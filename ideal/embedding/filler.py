@@ -99,7 +99,7 @@ class Optimized:
         vectors: (n, 3) positions relative to the center, Å.
         cell: (3, 3) lattice vectors, Å.
         u: (n,) uncertainty of every atom.
-        closest: smallest distance of a filler atom to another atom, in units of the shortest known one.
+        closest: smallest distance between two atoms, in units of the shortest known one.
         evaluations: how often the objective was evaluated.
     """
 
@@ -122,7 +122,7 @@ class Optimized:
 
     @property
     def in_contact(self) -> bool:
-        """Whether a filler atom is closer to another one than contact allows."""
+        """Whether two atoms are closer to each other than contact allows."""
         return self.closest < CONTACT
 
 
@@ -246,11 +246,9 @@ class _Problem:
 
     def _guard(self, vectors: FloatArray, cell: FloatArray) -> tuple[float, FloatArray, FloatArray, float]:
         """Value, gradient, strain derivative of the guard; smallest distance in units of the shortest known one."""
-        core = self.crop.core
+        # pairs of core atoms count too: across a seam a strain brings them together
         pairs = periodic_pairs(vectors, cell, self.crop.pbc, self.cutoff)
-        movable = ~(core[pairs.first] & core[pairs.second])
-        first, second = pairs.first[movable], pairs.second[movable]
-        distance, vector = pairs.distances[movable], pairs.vectors[movable]
+        first, second, distance, vector = pairs.first, pairs.second, pairs.distances, pairs.vectors
         limit = self.limits[first, second]
         closest = float((distance / limit).min(initial=np.inf))
         overlap = np.maximum(GUARD * limit - distance, 0.0)

@@ -193,9 +193,7 @@ class Search:
             k = int(np.argmax(core))
             text += f"; a core atom reaches u = {self.best.u[k]:.2f} (in the frame {self.best.reference[k]:.2f})"
         if self.best.in_contact:
-            text += (
-                f"; a filler atom is at {self.best.closest:.2f} of the shortest known distance, allowed is {CONTACT}"
-            )
+            text += f"; two atoms are at {self.best.closest:.2f} of the shortest known distance, allowed is {CONTACT}"
         return "; ".join([text, *self.notes, remedy])
 
 
