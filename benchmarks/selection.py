@@ -44,7 +44,7 @@ from ideal.selection import select
 
 STRATEGIES = ("variance", "uncertainty", "farthest", "random")
 KNOWN_FRAMES = 10
-MAX_LABELS = 60
+MAX_LABELS = 24
 VACANCIES = 0.005
 SIZES = {"Al": (4, 6, 8, 12, 16), "Al-heating": (4, 6, 8), "SiO2": (2, 3)}
 """Repetitions of the conventional cell of 4 atoms (Al) or 24 (SiO2)."""

@@ -38,6 +38,10 @@ _RADIUS = 0.5
 """Drawn radius in covalent radii."""
 _SCALE = 4.0
 """Colors reach from the threshold divided by this to this many times the threshold."""
+_VACUUM = 5.0
+"""A gap wider than this (Å) stands upright."""
+_TURN = (12.0, 9.0)
+"""How far the view is turned and tilted, degrees."""
 _UNKNOWN = "#b0b0b0"
 _LINE = "#333333"
 _PANEL_INCHES = 4.2
@@ -68,6 +72,7 @@ def draw_substructure(cell: Substructure, path: Path, threshold: float | None = 
     width, height = _extent([after, before], view)
     tall = _PANEL_INCHES * min(max(height / width, 0.5), 1.6)
     figure = Figure(figsize=(3 * _PANEL_INCHES + 1.0, tall + 1.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)
     panels: list[Any] = list(figure.subplots(1, 3, sharex=True, sharey=True))
     origin = [COLORS[Provenance(int(value))] for value in cell.provenance]
@@ -79,12 +84,12 @@ def draw_substructure(cell: Substructure, path: Path, threshold: float | None = 
     panels[1].set_title(f"before: largest u of the filler {_largest(cell, cell.u_before)}", fontsize=10)
     panels[2].set_title(f"after: largest u of the filler {_largest(cell, cell.u)}", fontsize=10)
     for axes in panels:
-        axes.set_xlabel(f"Å, along {view[0]}")
-    panels[0].set_ylabel(f"Å, along {view[1]}")
+        axes.set_xlabel("Å")
+    panels[0].set_ylabel("Å")
     bar = figure.colorbar(mappable, ax=panels, shrink=0.8, extend="both", pad=0.01)
-    bar.set_ticks([middle / 4, middle / 2, middle, 2 * middle, 4 * middle])
+    ticks = [middle / 4, middle / 2, middle, 2 * middle, 4 * middle]
+    bar.set_ticks(ticks, labels=[f"{tick:.0f}" if tick >= 100 else f"{tick:.2g}" for tick in ticks])
     bar.set_ticks([], minor=True)
-    bar.set_ticklabels([f"{value:.2g}" for value in (middle / 4, middle / 2, middle, 2 * middle, 4 * middle)])
     bar.set_label(f"uncertainty u (threshold {middle:.3g})")
     bar.ax.axhline(middle, color=_LINE, linewidth=1.5)
     _legend(figure, cell)
@@ -190,25 +195,28 @@ def _placed(cell: Substructure, atoms: Atoms) -> Atoms:
     return placed
 
 
-def _view(cell: Substructure) -> tuple[str, str, str]:
-    """Horizontal, vertical and line-of-sight direction: an axis with vacuum or without period stands upright."""
+def _view(cell: Substructure) -> FloatArray:
+    """Rows (3, 3): right, up and toward the eye. An axis with vacuum stands upright; turned a little, so that the
+    columns of a crystal do not hide each other."""
     atoms = cell.atoms
     upright = 2
-    if atoms.cell.rank == 3:
+    if atoms.cell.rank == 3 and atoms.pbc.any():
         fractional = np.sort(atoms.cell.scaled_positions(atoms.positions) % 1.0, axis=0)
         gaps = np.diff(np.vstack([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
-        gaps = np.where(atoms.pbc, gaps * atoms.cell.lengths(), 1e3)
-        if not (atoms.pbc.all() and gaps.max() < 4.0):
-            upright = int(np.argmax(gaps)) if gaps.min() < gaps.max() else 2
-    names = "xyz"
-    rest = [k for k in range(3) if k != upright]
-    return names[rest[0]], names[upright], names[rest[1]]
+        gaps = np.where(atoms.pbc, gaps * atoms.cell.lengths(), np.inf)
+        if gaps.max() > _VACUUM:
+            upright = int(np.argmax(gaps))
+    axes = np.eye(3)[[(upright + 1) % 3, upright, (upright + 2) % 3]]
+    axes[2] = np.cross(axes[0], axes[1])
+    (a, b), (c, d) = ((np.cos(angle), np.sin(angle)) for angle in np.radians(_TURN))
+    turn = np.array([[a, 0, b], [0, 1, 0], [-b, 0, a]])
+    tilt = np.array([[1, 0, 0], [0, c, -d], [0, d, c]])
+    return np.asarray(tilt @ turn @ axes)
 
 
-def _extent(structures: list[Atoms], view: tuple[str, str, str]) -> tuple[float, float]:
-    across, up = ("xyz".index(name) for name in view[:2])
+def _extent(structures: list[Atoms], view: FloatArray) -> tuple[float, float]:
     points = np.vstack([np.vstack([atoms.positions, _corners(atoms)]) for atoms in structures])
-    size = np.ptp(points[:, [across, up]], axis=0) + 2.0
+    size = np.ptp(points @ view[:2].T, axis=0) + 2.0
     return float(size[0]), float(size[1])
 
 
@@ -220,7 +228,7 @@ def _corners(atoms: Atoms) -> FloatArray:
     return np.asarray(corners @ atoms.cell.array + atoms.info["origin"])
 
 
-def _draw(axes: Axes, atoms: Atoms, view: tuple[str, str, str], colors: list[Any], cell: Substructure) -> None:
+def _draw(axes: Axes, atoms: Atoms, view: FloatArray, colors: list[Any], cell: Substructure) -> None:
     """Atoms as disks from back to front, bonds of molecules behind them, the cell's edges."""
     from ase.data import covalent_radii
     from matplotlib.collections import LineCollection, PatchCollection
@@ -228,24 +236,19 @@ def _draw(axes: Axes, atoms: Atoms, view: tuple[str, str, str], colors: list[Any
 
     from ideal.embedding.molecules import bonds
 
-    across, up, depth = ("xyz".index(name) for name in view)
-    sign = -1.0 if (up - across) % 3 == 1 else 1.0  # a right-handed view: x to the right, z up, y away
+    seen = atoms.positions @ view.T
     radii = _RADIUS * np.asarray(covalent_radii)[atoms.numbers]
-    order = (
-        np.argsort(sign * atoms.positions[:, depth], kind="stable")[::-1]
-        if sign > 0
-        else np.argsort(atoms.positions[:, depth], kind="stable")
-    )
-    corners = _corners(atoms)
+    order = np.argsort(seen[:, 2], kind="stable")
+    corners = (_corners(atoms) @ view.T)[:, :2]
     if len(corners):
         edges = [(a, b) for a in range(8) for b in range(a) if bin(a ^ b).count("1") == 1]
-        lines = [corners[[a, b]][:, [across, up]] for a, b in edges]
+        lines = [corners[[a, b]] for a, b in edges]
         axes.add_collection(LineCollection(lines, colors="#999999", linewidths=0.8, zorder=0))
     pairs: IntArray = bonds(np.asarray(atoms.numbers, dtype=np.int64), atoms.positions)
     if len(pairs):
-        lines = [atoms.positions[pair][:, [across, up]] for pair in pairs]
+        lines = [seen[pair, :2] for pair in pairs]
         axes.add_collection(LineCollection(lines, colors="#777777", linewidths=1.4, zorder=1))
-    disks = [Circle(tuple(atoms.positions[k, [across, up]]), radii[k]) for k in order]
+    disks = [Circle(tuple(seen[k, :2]), radii[k]) for k in order]
     axes.add_collection(
         PatchCollection(
             disks,
@@ -255,8 +258,8 @@ def _draw(axes: Axes, atoms: Atoms, view: tuple[str, str, str], colors: list[Any
             zorder=2,
         )
     )
-    axes.plot(*atoms.positions[cell.center, [across, up]], marker="+", color="black", markersize=9, zorder=3)
-    points = np.vstack([atoms.positions, corners])[:, [across, up]]
+    axes.plot(*seen[cell.center, :2], marker="+", color="black", markersize=9, zorder=3)
+    points = np.vstack([seen[:, :2], corners])
     low, high = points.min(axis=0) - 1.2, points.max(axis=0) + 1.2
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.tick_params(labelsize=8)
