@@ -120,13 +120,15 @@ def _machine(config: Config, output: Path) -> Iterator[Finding]:
     else:
         yield Finding("warning" if free < _SMALL_DISK else "ok", "disk", size)
     cores = _cores()
-    wanted = max(config.labelling.workers, config.model.threads, config.uncertainty.threads)
+    local = config.labelling.executor.type == "local"
+    workers = config.labelling.workers * config.labelling.threads if local else 0
+    wanted = max(workers, config.model.threads, config.uncertainty.threads)
     text = (
-        f"{config.labelling.workers} labelling workers, {config.model.threads} model and "
+        f"{workers} threads of labelling here, {config.model.threads} model and "
         f"{config.uncertainty.threads} uncertainty threads on {cores} cores"
     )
     if wanted > cores:
-        yield Finding("warning", "threads", f"{text}: they will slow each other down; lower labelling.workers")
+        yield Finding("warning", "threads", f"{text}: they slow each other down; lower labelling.workers or threads")
     else:
         yield Finding("ok", "threads", text)
 
@@ -378,9 +380,9 @@ def _model_elements(config: Config) -> Sequence[str] | None:
                 f"model.path {config.model.path}: no such folder; name a model directory or a matgl model"
             )
         return None
-    from ideal.models.m3gnet import M3GNetPotential
+    from ideal.models import load_potential
 
-    return M3GNetPotential.load(folder, device="cpu").elements
+    return load_potential(folder, config.model.model_copy(update={"device": "cpu"})).elements
 
 
 # --- code and worker --------------------------------------------------------------------------------------------------
