@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -9,6 +11,7 @@ from ase.build import bulk, fcc111
 from ase.cluster import Octahedron
 from ase.neighborlist import neighbor_list
 
+from ideal import _core
 from ideal.embedding.crop import FrameView, Surroundings
 from ideal.errors import EmbeddingError
 
@@ -131,3 +134,34 @@ def test_open_space_beside_a_particle_but_not_in_a_liquid() -> None:
     frame = particle_in_gas()
     outermost = int(np.argmax(frame.positions[:405, 0]))
     assert surroundings(frame, outermost).hold_open_space()
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
+def test_gathering_agrees_with_all_images(pbc: tuple[bool, bool, bool]) -> None:
+    """The compiled passes over a skewed frame, against fractional coordinates of every atom and image."""
+    rng = np.random.default_rng(2)
+    lattice = np.array([[9.0, 0, 0], [2.5, 8.0, 0], [-1.5, 2.0, 10.0]])
+    positions, origin = rng.uniform(-15, 25, (60, 3)), rng.uniform(0, 9, 3)
+    periodic, starts = np.array(pbc), np.array([-0.5, -0.3, -0.8])
+    frame = (positions, origin, lattice, np.linalg.inv(lattice), periodic, starts)
+    fractional = (positions - origin) @ np.linalg.inv(lattice)
+    fractional -= np.where(periodic, np.floor(fractional - starts), 0.0)
+
+    occupied, low, high = _core.occupancy(*frame, [20, 0, 7])
+    assert np.allclose(low, fractional.min(axis=0)) and np.allclose(high, fractional.max(axis=0))
+    assert [len(marks) for marks in occupied] == [20, 0, 7]
+    if pbc[0]:
+        bins = np.floor((fractional[:, 0] - starts[0]) * 20).astype(int)
+        assert set(np.flatnonzero(occupied[0])) == set(bins)
+
+    box = np.array([-0.2, -0.9, -0.4]), np.array([0.3, 0.8, 0.1])
+    for images in (np.zeros(3, dtype=bool), periodic):
+        atoms, chosen, vectors = _core.within(*frame, *box, images)
+        expected = []
+        for k, f in enumerate(fractional):
+            shifts = itertools.product(*[range(-3, 4) if imaged else (0,) for imaged in images])
+            if any(((f + s >= box[0]) & (f + s <= box[1])).all() for s in shifts):
+                expected.append(k)
+        assert atoms.tolist() == expected
+        assert np.allclose(chosen, fractional[expected])
+        assert np.allclose(vectors, fractional[expected] @ lattice)
