@@ -605,6 +605,12 @@ class Config(Section):
             if trajectory.code is not None and trajectory.code not in self.labelling.codes:
                 valid = did_you_mean(trajectory.code, self.labelling.codes)
                 raise ValueError(f"trajectories.{number}.code: no code {trajectory.code!r} in labelling.codes; {valid}")
+        if self.model.dispersion is not None and any(
+            code.dispersion is not None for code in (self.labelling.code, *self.labelling.codes.values())
+        ):
+            raise ValueError(
+                "model.dispersion: the labels hold dispersion already (dispersion of a labelling code); leave one out"
+            )
         if self.dataset.initial is None and self.dataset.rattled.count == 0:
             raise ValueError(
                 "dataset: nothing to start from; name a file in `dataset.initial` or let the run make structures "

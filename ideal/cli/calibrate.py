@@ -190,11 +190,12 @@ def _compare(source: _Source, labels: Sequence[Label], threads: int) -> list[Com
 
     console = Console(stderr=True)
     with console.status("loading torch and the model"):
+        from ideal.config import ModelConfig
         from ideal.engine.comparing import compare
-        from ideal.models.m3gnet import M3GNetPotential
+        from ideal.models import load_potential
         from ideal.uncertainty.loading import load_uncertainty
 
-        potential = M3GNetPotential.load(source.model, threads=threads)
+        potential = load_potential(source.model, ModelConfig(threads=threads))
         uncertainty = load_uncertainty(source.uncertainty, threads)
     comparisons: list[Comparison] = []
     starts = range(0, len(labels), _BATCH)

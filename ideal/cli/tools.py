@@ -227,13 +227,13 @@ def train(
     if validation is None:
         labels, held = split(labels, fraction, seed)
     with Console().status("loading torch and the model"):
-        from ideal.models.m3gnet import M3GNetPotential
+        from ideal.models import load_potential, make_potential
         from ideal.training.trainer import Trainer
     if model.path is not None:
-        potential = M3GNetPotential.load(model.path, device=model.device, threads=model.threads)
+        potential = load_potential(model.path, model)
     else:
         elements = model.elements or sorted({s for x in [*labels, *held] for s in x.atoms.get_chemical_symbols()})
-        potential = M3GNetPotential.new(model, elements, seed)
+        potential = make_potential(model, elements, seed)
     trainer = Trainer(potential, training, seed)
     typer.echo(f"{len(labels)} structures to learn, {len(held)} to validate, elements {', '.join(potential.elements)}")
     before = {"training": trainer.errors(labels), "validation": trainer.errors(held) if held else None}

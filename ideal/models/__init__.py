@@ -48,8 +48,7 @@ def load_potential(path: str | Path, config: ModelConfig | None = None) -> Train
     Args:
         path: folder that a potential was saved to; for M3GNet and TensorNet also a folder of matgl or the name of one
             of its pretrained models.
-        config: its kind, device, threads and chunks; None: what the folder holds (M3GNet when it does not say), on the
-            CPU or GPU that is there.
+        config: device, threads, chunks, and its kind where the folder does not say; None: the defaults.
 
     Raises:
         TrainingError: nothing there, of another kind, or damaged.
@@ -64,7 +63,7 @@ def load_potential(path: str | Path, config: ModelConfig | None = None) -> Train
         from ideal.models.custom import custom_class
 
         return custom_class(settings).load(path, device=device, threads=settings.threads)
-    kind = settings.type if config is not None else _kind(Path(path))
+    kind = _kind(Path(path)) or settings.type
     if kind == "tensornet":
         from ideal.models.tensornet import TensorNetPotential
 
@@ -89,9 +88,9 @@ def _new(config: ModelConfig, elements: Sequence[str], seed: int) -> TrainablePo
 
 
 def _kind(path: Path) -> str:
-    """The kind of model that a folder of ours names."""
+    """The kind of model that a folder of ours names; empty for anything else."""
     from ideal.models.storage import MODEL_FILE, read_model
 
     if not (path / MODEL_FILE).is_file():
-        return "m3gnet"
+        return ""
     return str(read_model(path)[1].get("format", "")).rpartition("-")[0]

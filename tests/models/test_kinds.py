@@ -10,7 +10,7 @@ from ase.build import bulk
 from pydantic import ValidationError
 
 from ideal import IdealCalculator
-from ideal.config import DispersionConfig, ModelConfig
+from ideal.config import DispersionConfig, ModelConfig, parse_config
 from ideal.errors import ConfigError, TrainingError
 from ideal.models import load_potential, make_potential
 from ideal.models.base import DifferentiablePotential
@@ -107,3 +107,15 @@ def test_dispersion_on_top_of_the_model() -> None:
         IdealCalculator(potential, dispersion=DispersionConfig())
     with pytest.raises(ValidationError, match="write `functional`"):
         ModelConfig(dispersion={"method": "d4"})
+
+
+def test_dispersion_is_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "al.extxyz").write_text("1\n\nAl 0 0 0\n")
+    text = {
+        "trajectories": [{"name": "a", "structure": "al.extxyz"}],
+        "labelling": {"code": {"type": "pyscf", "dispersion": {"method": "d3bj"}}},
+        "dataset": {"rattled": {"count": 3}},
+    }
+    assert parse_config(text, tmp_path).model.dispersion is None
+    with pytest.raises(ConfigError, match="the labels hold dispersion already"):
+        parse_config({**text, "model": {"dispersion": {"functional": "pbe"}}}, tmp_path)
