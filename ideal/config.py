@@ -299,10 +299,10 @@ class SelectionConfig(Section):
         description="Two selected atoms are at least this far apart (Å); nearer ones share an environment.",
     )
     merge: Length = Field(
-        1.6,
+        0.0,
         ge=0,
         description="Uncertain atoms that all lie within this distance (Å) of their middle share one cell, cut around "
-        "it; 0: a cell for each.",
+        "it; 0: a cell is cut around one atom.",
     )
     fill: float = Field(
         1.0,

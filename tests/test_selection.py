@@ -207,7 +207,7 @@ def test_atoms_that_fit_into_one_cell_share_it() -> None:
 
 
 def test_atoms_share_a_cell_through_the_boundary() -> None:
-    shared = select(line(0.5, 29.0, 10), [5, 6, 4], 3.0, SelectionConfig(max_per_frame=2))
+    shared = select(line(0.5, 29.0, 10), [5, 6, 4], 3.0, SelectionConfig(max_per_frame=2, merge=1.6))
     assert shared.cells == ((1, 0), (2,))
 
 
