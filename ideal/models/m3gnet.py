@@ -45,6 +45,7 @@ class M3GNetPotential(MatglPotential):
     def __init__(self, model: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(model, *arguments, **options)
         self._fused = FusedForward(self._model) if supports(self._model) else None
+        self._by_chunks = self._fused is not None and covers(self._model)
 
     @classmethod
     def new(cls, config: ModelConfig, elements: Sequence[str], seed: int) -> M3GNetPotential:
@@ -99,7 +100,7 @@ class M3GNetPotential(MatglPotential):
         return features
 
     def _energies_and_gradient(self, graph: Graph | GraphBatch) -> tuple[Tensor, Tensor]:
-        if self._fused is None or not covers(self._model):
+        if self._fused is None or not self._by_chunks:
             return super()._energies_and_gradient(graph)
         evaluate = ChunkedEvaluator(self._model, self._fused.basis, self._chunk_atoms)
         energies, gradient = evaluate(graph.types, graph.source, graph.target, graph.vectors)
