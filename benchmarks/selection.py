@@ -5,6 +5,7 @@
     python benchmarks/selection.py --output runs/selection --case SiO2           # liquid; three frames are known
     python benchmarks/selection.py --output runs/selection --table
     python benchmarks/selection.py --output runs/selection --count             # cells that one look asks for
+    python benchmarks/selection.py --output runs/selection --repeats 4  # what learning does to u of its repeats
 
 One frame is asked again and again, as an engine would that stays at it: score, select, embed, label, learn; each
 accepted cell joins the distribution with all its atoms. Counted are the labels until at most 1 % of the atoms, and
@@ -206,6 +207,31 @@ def count(options: argparse.Namespace) -> None:
         print(f"| {atoms:,} | {np.mean(uncertain):.0f} | {numbers} | {np.mean(seconds):.2f} |", flush=True)
 
 
+def repeats(options: argparse.Namespace) -> None:
+    """Print u of a frame's most uncertain atoms before and after their environments are learned."""
+    size = (options.sizes or SIZES[options.case][1:2])[0]
+    given = case(options.case, size, 0, options.output)
+    known = distribution(given.material, given.known)
+    threshold = held_out_quantile(given.material, given.known)
+    u = known.atomic(given.frame)
+    config = EmbeddingConfig(r_core=4.0, margin=2.5, young_factor=1.0)
+    print(f"{len(given.frame)} atoms, environments known {known.counts}, threshold {threshold:.2f}")
+    print("| u | its cell learned | its surroundings learned | the whole frame learned | surroundings conditioned |")
+    print("| --- " * 5 + "|")
+    for atom in np.argsort(-u)[: options.repeats].tolist():
+        cell = embed(given.frame, atom, known, 0, config, threshold, min_distances=minimum_distances(given.known))
+        near = given.frame.get_distances(atom, range(len(given.frame)), mic=True) < 4.0
+        after = [known.copy() for _ in range(4)]
+        after[0].update(cell.atoms)
+        after[1].update(given.frame, masks=near)
+        after[2].update(given.frame)
+        after[3].condition(given.frame, near, threshold)
+        print(
+            f"| {u[atom]:.2f} | " + " | ".join(f"{k.atomic(given.frame, [atom])[0]:.2f}" for k in after) + " |",
+            flush=True,
+        )
+
+
 def table(options: argparse.Namespace) -> None:
     """Print what has been measured."""
     print("| atoms | uncertain at first | " + " | ".join(STRATEGIES) + " |")
@@ -268,7 +294,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/selection"))
     parser.add_argument("--table", action="store_true", help="print what has been measured, measure nothing")
     parser.add_argument("--count", action="store_true", help="count what one look asks for, make no cell")
+    parser.add_argument("--repeats", type=int, default=0, help="look at this many atoms, make one cell for each")
     options = parser.parse_args()
+    if options.repeats:
+        repeats(options)
+        return
     if options.count:
         count(options)
         return

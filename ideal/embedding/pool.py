@@ -4,7 +4,7 @@
         orders = [pool.order(CellJob(frame, (k,), seed=k, threshold=2.0), uncertainty, version=0) for k in (3, 17)]
         cells = [order.cell()[0] for order in orders]
 
-Processes, not threads: nine tenths of an embedding are small array operations of Python, which hold its lock
+Processes, not threads: most of an embedding are small array operations of Python, which hold its lock
 (`docs/decisions/0013-dispatch.md`). A cell depends on its job and the distribution alone, never on who made it and
 when; whoever takes the orders in the order of asking has the same run with any number of workers.
 """
