@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ class Order:
     def wait(self, seconds: float) -> None:
         """Return when the cell is ready, or after ``seconds``."""
         if self._future is not None:
-            with contextlib.suppress(FutureTimeoutError, Exception):
+            with contextlib.suppress(FutureTimeoutError, CancelledError):
                 self._future.exception(seconds)
 
     def cell(self) -> Made:
