@@ -1,14 +1,14 @@
 """The loop: trajectories move, what they meet is scored, embedded, labelled and learned, and they go on.
 
     start   initial labels, pretrain, distribution and threshold, held-out errors, checkpoint
-    loop    move to the next check, score every atom, select (and draw audits), embed, checkpoint, wait for labels,
-            compare, learn, calibrate, checkpoint
+    loop    move to the next check, score every atom, select, checkpoint, have cells made and send each when it is (then
+            those of the audits), wait for labels, compare, learn, calibrate, checkpoint
     end     audit of the last interval, convergence on all labels, held-out errors, summary
 
 In serial mode the trajectories take turns in a fixed order, and one that asks is answered before the next moves: the
-same seed gives the same run. In concurrent mode the others move on while labels are calculated.
+same seed gives the same run. In concurrent mode the others move on while cells are made and labels are calculated.
 
-A run can be killed at any moment. The state is saved before cells are sent out and after they are learned, every label
+A run can be killed at any moment. The state is saved before cells are made and after they are learned, every label
 is committed when it arrives, and every random number comes from a seed of its own; so a resumed run repeats what came
 after the last checkpoint and finds its labels in the store.
 """
