@@ -71,14 +71,14 @@ def main() -> None:
     """Run every arm for every seed, print one table."""
     arguments = _arguments()
     print(f"{arguments.updates} updates with one label, {arguments.epochs} passes, replay {arguments.replay}")
-    results: dict[str, list[tuple[float, float, float, float, float]]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[tuple[float, float, float, float, float]]] = {arm: [] for arm in arguments.arms}
     for seed in arguments.seeds:
-        for arm in ARMS:
+        for arm in arguments.arms:
             results[arm].append(_run(arm, seed, arguments))
             print(f"  seed {seed}, {arm}: " + _words(results[arm][-1]), flush=True)
     print("F: meV/Å, E: meV/atom, forgets: largest growth of a state's error, ms: CPU per update")
     print(f"{'':<12} {'F all':>8} {'F old':>8} {'E all':>8} {'forgets':>8} {'ms':>8}")
-    for arm in ARMS:
+    for arm in arguments.arms:
         mean = np.mean(results[arm], axis=0)
         print(f"{arm:<12} {mean[0]:>8.1f} {mean[1]:>8.1f} {mean[2]:>8.2f} {mean[3]:>8.2f} {mean[4]:>8.0f}", flush=True)
 
@@ -149,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--epochs", type=int, default=4, help="passes per update")
     parser.add_argument("--replay", type=int, default=12, help="old labels per pass")
     parser.add_argument("--rescore", type=int, default=8, help="scores refreshed per update")
