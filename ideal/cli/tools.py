@@ -59,7 +59,8 @@ def label(
     """Label structures with a reference code: energy, forces and stress, several at once.
 
     Every finished label is kept at once in a database beside OUTPUT (or in labelling.store, for runs to share): repeat
-    the command to continue after an interruption. If a calculation fails, the others are still written and the exit code is 5.
+    the command to continue after an interruption. If a calculation fails, the others are still written and the exit
+    code is 5.
     """
     from ideal.dataset.files import write_labels
     from ideal.labelling.codes import make_code
