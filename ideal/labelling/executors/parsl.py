@@ -64,7 +64,11 @@ class ParslExecutor(RelayExecutor):
             )
         except Exception as error:
             # Parsl raises whatever its sockets, files and batch system do; the run cannot go on in any case.
-            raise LabelError(f"Parsl does not start: {type(error).__name__}: {error}") from error
+            if (interchange := self._htex.interchange_proc) is not None:
+                interchange.kill()
+            raise LabelError(
+                f"Parsl does not start: {error}; see {folder / 'parsl'}, or try again when this machine is less busy"
+            ) from error
         self._pool = ParslPoolExecutor(dfk=self._kernel)
 
     def blocks(self) -> int:
