@@ -38,7 +38,8 @@ def wanted(seeds: list[int]) -> Iterator[tuple[str, str, int, str]]:
                 yield from (("linear", name, seed, arm) for arm in NAMES)
     for seed in MORE_SILICON:
         yield from (("linear", "Si", seed, arm) for arm in DECISIVE)
-    yield from (("m3gnet", "Li", 1, arm) for arm in DECISIVE)
+    for seed in seeds:
+        yield from (("m3gnet", "Li", seed, arm) for arm in DECISIVE)
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def draw_cost(folder: Path, picture: Path) -> None:
     axes.plot(reach, measured[-1, 1] * (reach / measured[-1, 0]) ** 3, ":", color="#30638e", label="the same, N³")
     axes.set(xscale="log", yscale="log", xlabel="atoms in the frame", ylabel="CPU seconds per uncertain frame")
     axes.set_ylim(1e-2, 1e8)
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.legend(frameon=False, fontsize=8, loc="center right")
     save(figure, picture)
 
 
