@@ -105,15 +105,17 @@ def test_a_potential_that_learned_is_evaluated_anew(potential: M3GNetPotential) 
 
 @pytest.mark.slow
 def test_long_dynamics_does_not_drift() -> None:
-    """NVE over a picosecond: the slope of the total energy is far below the kinetic energy per atom."""
+    """NVE over 0.4 ps, in float32: the total energy drifts far less than the kinetic energy varies."""
     potential = tiny_potential(n_blocks=2)
-    potential.set_normalization(energy_scale=60.0)
-    atoms = crystal().repeat(2)
+    potential.set_normalization(energy_scale=20.0)  # a random network has no repulsion: atoms must not reach each other
+    atoms = crystal().repeat((2, 2, 1))
     atoms.calc = IdealCalculator(model=potential)
-    atoms.set_momenta(np.random.default_rng(0).normal(scale=2.0, size=(len(atoms), 3)))
+    atoms.set_momenta(np.random.default_rng(0).normal(scale=0.5, size=(len(atoms), 3)))
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
-    energies = []
-    dynamics.attach(lambda: energies.append(atoms.get_total_energy() / len(atoms)), interval=10)
-    dynamics.run(2000)
-    slope = np.polyfit(np.linspace(0, 1, len(energies)), energies, 1)[0]
-    assert abs(slope) < 2e-3 * atoms.get_kinetic_energy() / len(atoms)
+    total, kinetic = [], []
+    dynamics.attach(lambda: total.append(atoms.get_total_energy()), interval=10)
+    dynamics.attach(lambda: kinetic.append(atoms.get_kinetic_energy()), interval=10)
+    dynamics.run(800)
+    slope = np.polyfit(np.linspace(0, 1, len(total)), total, 1)[0]
+    assert np.ptp(kinetic) > 0.01
+    assert abs(slope) < 2e-3 * np.ptp(kinetic)
