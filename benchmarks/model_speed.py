@@ -308,17 +308,19 @@ def remember(path: Path, cell: list[Any]) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return "Not measured yet.\n"
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def page(known: Mapping[str, Cell]) -> str:
+def page(known: Mapping[str, Cell], note: str) -> str:
     def get(*cell: Any) -> Cell | None:
         found = known.get(json.dumps(list(cell)))
         return None if found is None or "failed" in found else found
 
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "matgl", "ase", "numpy"))
-    text = [PREFACE.format(machine=machine(), versions=versions)]
+    text = [PREFACE.format(machine=machine(), versions=versions), f"{note}\n\n" if note else ""]
 
     rows = []
     for size in ("S", "M", "P"):
@@ -395,8 +397,8 @@ PREFACE = """# M3GNet: speed and memory
     python benchmarks/model_speed.py
     python benchmarks/model_speed.py --sections million page
 
-Machine: {machine}; {versions}. float32, CPU time of one thread, the least of alternating repetitions. S: 2 blocks, 32
-units, max_n = max_l = 3; M: 3, 64, 3; P: 4, 128, 4. Stock: matgl's M3GNet and `PESCalculator`, built by matgl alone,
+Machine: {machine}; {versions}.
+float32, CPU time of one thread, the least of alternating repetitions. S: 2 blocks, 32 units, max_n = max_l = 3; M: 3, 64, 3; P: 4, 128, 4. Stock: matgl's M3GNet and `PESCalculator`, built by matgl alone,
 with the same weights. Rattled bcc lithium, 20 neighbors within 5 Å, 13 within 4 Å.
 
 """
@@ -416,6 +418,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["S", "M", "P"], choices=["S", "M", "P"])
     parser.add_argument("--results", type=Path, default=Path("runs/model_speed.json"))
     parser.add_argument("--again", action="store_true", help="measure cells that are in the file already")
+    parser.add_argument(
+        "--note", default="", help="a line for the top of the page, such as: other processes ran beside"
+    )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
@@ -426,7 +431,7 @@ def main() -> None:
         if options.again or json.dumps(cell) not in known:
             remember(options.results, cell)
     if "page" in options.sections:
-        PAGE.write_text(page(json.loads(options.results.read_text())))
+        PAGE.write_text(page(json.loads(options.results.read_text()), options.note))
         print(f"wrote {PAGE}")
 
 
