@@ -7,6 +7,7 @@
 #include "compute_ideal_uncertainty_atom.hpp"
 #include "fix_ideal.hpp"
 #include "lammps_plugin.hpp"
+#include "pair_ideal.hpp"
 
 #include "comm.h"
 #include "library.h"
@@ -54,6 +55,8 @@ std::string mismatch(void* lammps) {
 
 void* make_fix(LAMMPS* lammps, int narg, char** arg) { return static_cast<Fix*>(new FixIdeal(lammps, narg, arg)); }
 
+void* make_pair(LAMMPS* lammps) { return static_cast<Pair*>(new PairIdeal(lammps)); }
+
 void* make_compute(LAMMPS* lammps, int narg, char** arg) {
     return static_cast<Compute*>(new ComputeIdealUncertaintyAtom(lammps, narg, arg));
 }
@@ -76,6 +79,12 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void* l
     plugin.version = IDEAL_LAMMPS_VERSION_STRING;
     plugin.author = "IDEAL";
     plugin.handle = handle;
+
+    plugin.style = "pair";
+    plugin.name = "ideal";
+    plugin.info = "M3GNet, block by block";
+    plugin.creator.v1 = make_pair;
+    add(&plugin, lammps);
 
     plugin.style = "fix";
     plugin.name = "ideal";

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "uncertainty_adaptor.hpp"
 
+#include "broadcast.hpp"
+
 #include "ideal/elements.hpp"
 #include "ideal/errors.hpp"
 #include "ideal/mahalanobis.hpp"
@@ -14,34 +16,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <new>
 
 using namespace LAMMPS_NS;
-
-namespace {
-
-/// A file's bytes on every rank; read once. `fine` is false on all ranks if rank 0 could not read it.
-std::vector<char> broadcast_file(const std::string& path, MPI_Comm world, int rank, bool& fine) {
-    std::vector<char> bytes;
-    long long size = -1;
-    if (rank == 0) {
-        std::ifstream file(path, std::ios::binary);
-        if (file) bytes.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-        if (file && !file.bad()) size = static_cast<long long>(bytes.size());
-    }
-    MPI_Bcast(&size, 1, MPI_LONG_LONG, 0, world);
-    fine = size >= 0;
-    if (!fine) return {};
-    bytes.resize(static_cast<std::size_t>(size));
-    constexpr long long most = 1 << 30; // counts of MPI are ints
-    for (long long begin = 0; begin < size; begin += most)
-        MPI_Bcast(bytes.data() + begin, static_cast<int>(std::min(most, size - begin)), MPI_CHAR, 0, world);
-    return bytes;
-}
-
-} // namespace
 
 UncertaintyAdaptor::UncertaintyAdaptor(LAMMPS* lmp, std::string style, const std::string& path, int n_symbols,
                                        char** symbols) :

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernel_metric.hpp"
+#include "kernel_model.hpp"
 
 #include <cstddef>
 
@@ -122,6 +123,7 @@ struct Kernels {
                    double* strain);
 
     MetricKernels metric;
+    ModelKernels model;
 };
 
 const Kernels& baseline_kernels();

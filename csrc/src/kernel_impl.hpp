@@ -7,11 +7,13 @@
 // Everything lives in unnamed namespaces and uses no standard library template: see kernel.hpp.
 #include "kernel_descriptor_impl.hpp"
 #include "kernel_metric_impl.hpp"
+#include "kernel_model_impl.hpp"
 
 namespace ideal::detail {
 
 const Kernels& IDEAL_KERNELS() {
-    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels, select, normalize, reduce, metric_kernels()};
+    static const Kernels table{IDEAL_KERNELS_NAME, basis_kernels, select, normalize, reduce, metric_kernels(),
+                               model_kernels()};
     return table;
 }
 

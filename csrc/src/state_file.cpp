@@ -3,6 +3,7 @@
 #include "ideal/elements.hpp"
 #include "ideal/errors.hpp"
 #include "json.hpp"
+#include "safetensors.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -27,6 +28,8 @@ namespace {
 
 using detail::Json;
 using detail::JsonError;
+using detail::Tensor;
+using detail::Tensors;
 
 constexpr const char* format_name = "ideal.SoapMahalanobis";
 constexpr const char* format_version = "1";
@@ -110,95 +113,6 @@ MahalanobisParameters mahalanobis_parameters(const Json& metadata) {
     return parameters;
 }
 
-// ---- arrays ----------------------------------------------------------------------------------------------------------
-
-struct Tensor {
-    std::string name, type;
-    std::vector<std::size_t> shape;
-    std::size_t begin = 0, end = 0;
-};
-
-class Tensors {
-public:
-    Tensors(const Json& header, const char* data, std::size_t size) : data_(data) {
-        for (const auto& [name, entry] : header.object) {
-            if (name == "__metadata__") continue;
-            Tensor tensor;
-            tensor.name = name;
-            entry.as_object(name.c_str());
-            tensor.type = entry.at("dtype").as_string("dtype");
-            if (tensor.type != "F64" && tensor.type != "I64")
-                damaged(name + " has dtype " + tensor.type + "; F64 and I64 are known");
-            std::size_t bytes = 8;
-            for (const Json& extent : entry.at("shape").as_array("shape")) {
-                tensor.shape.push_back(extent.as_size("an extent"));
-                if (__builtin_mul_overflow(bytes, tensor.shape.back(), &bytes)) damaged(name + " is impossibly large");
-            }
-            const auto& offsets = entry.at("data_offsets").as_array("data_offsets");
-            if (offsets.size() != 2) damaged("data_offsets of " + name + " must be two numbers");
-            tensor.begin = offsets[0].as_size("data_offsets");
-            tensor.end = offsets[1].as_size("data_offsets");
-            if (tensor.begin > tensor.end || tensor.end > size || tensor.end - tensor.begin != bytes)
-                damaged(name + " of " + std::to_string(bytes) + " bytes does not fit its offsets " +
-                        std::to_string(tensor.begin) + " to " + std::to_string(tensor.end) + " in " +
-                        std::to_string(size) + " bytes of data");
-            tensors_.push_back(std::move(tensor));
-        }
-        std::sort(tensors_.begin(), tensors_.end(), [](const Tensor& a, const Tensor& b) {
-            return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-        });
-        std::size_t covered = 0;
-        for (const Tensor& tensor : tensors_) {
-            if (tensor.begin != covered) damaged("arrays overlap or leave a gap before " + tensor.name);
-            covered = tensor.end;
-        }
-        if (covered != size)
-            damaged(std::to_string(size - covered) + " bytes at the end belong to no array");
-    }
-
-    const std::vector<Tensor>& all() const { return tensors_; }
-
-    bool has(const std::string& name) const { return find(name) != nullptr; }
-
-    std::vector<double> numbers(const std::string& name, const std::vector<std::size_t>& shape) const {
-        const Tensor& tensor = checked(name, "F64", shape);
-        std::vector<double> values((tensor.end - tensor.begin) / 8);
-        if (!values.empty()) std::memcpy(values.data(), data_ + tensor.begin, tensor.end - tensor.begin);
-        for (const double value : values)
-            if (!std::isfinite(value)) damaged(name + " holds numbers that are not finite");
-        return values;
-    }
-
-    std::size_t count(const std::string& name) const {
-        const Tensor& tensor = checked(name, "I64", {1});
-        std::int64_t value = 0;
-        std::memcpy(&value, data_ + tensor.begin, 8);
-        if (value < 1) damaged(name + " is " + std::to_string(value));
-        return static_cast<std::size_t>(value);
-    }
-
-private:
-    const Tensor* find(const std::string& name) const {
-        for (const Tensor& tensor : tensors_)
-            if (tensor.name == name) return &tensor;
-        return nullptr;
-    }
-
-    const Tensor& checked(const std::string& name, const char* type, const std::vector<std::size_t>& shape) const {
-        const Tensor* tensor = find(name);
-        if (tensor == nullptr) damaged(name + " is missing");
-        if (tensor->type != type || tensor->shape != shape) {
-            std::string wanted;
-            for (const std::size_t extent : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(extent);
-            damaged(name + " must be (" + wanted + ") of " + type);
-        }
-        return *tensor;
-    }
-
-    const char* data_;
-    std::vector<Tensor> tensors_;
-};
-
 /// Names of the distributions in the file, and of all arrays that may be there.
 std::vector<std::string> distribution_names(const SoapMahalanobis& uncertainty) {
     if (!uncertainty.parameters().per_species) return {all_species};
@@ -209,14 +123,9 @@ std::vector<std::string> distribution_names(const SoapMahalanobis& uncertainty) 
 }
 
 std::unique_ptr<SoapMahalanobis> parse(const char* data, std::size_t size) {
-    if (size < 8) damaged("it ends before its header");
-    std::uint64_t length = 0;
-    for (int k = 7; k >= 0; --k) length = length << 8 | static_cast<unsigned char>(data[k]);
-    if (length > size - 8)
-        damaged("its header of " + std::to_string(length) + " bytes does not fit a file of " + std::to_string(size));
-    const Json header = Json::parse(data + 8, static_cast<std::size_t>(length));
-    header.as_object("the header");
-    const Tensors tensors(header, data + 8 + length, size - 8 - static_cast<std::size_t>(length));
+    const detail::Safetensors file(data, size, {"F64", "I64"});
+    const Tensors& tensors = file.tensors;
+    const Json& header = file.header;
     const Json& metadata = header.at("__metadata__");
     metadata.as_object("__metadata__");
     if (metadata.at("format").as_string("format") != format_name) damaged("it is not a SoapMahalanobis state");
