@@ -44,10 +44,9 @@ thermo_style custom step pe
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU seconds of all ranks, the largest rank's memory in MiB, and what LAMMPS printed."""
+    """CPU seconds of all ranks, and what LAMMPS printed."""
 
     seconds: float
-    memory: float
     output: str
 
 
@@ -65,7 +64,7 @@ def run(script: str, folder: Path, ranks: int) -> Cost:
     if done.returncode != 0:
         raise RuntimeError(done.stdout + done.stderr)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(seconds, after.ru_maxrss / 1024, done.stdout)
+    return Cost(seconds, done.stdout)
 
 
 def write_data(atoms: Atoms, path: Path, mass: float) -> None:
@@ -113,9 +112,7 @@ def million(folder: Path, plugin: Path, atoms: Atoms, size: tuple[int, int]) -> 
         each = (more.seconds - once.seconds) / CHECKS
         maximum, mean, above, atom = last_values(more.output)
         per_atom = 1e6 * each / len(atoms)
-        rows.append(
-            [f"{size[0]}, {size[1]}", str(ranks), f"{each:.1f}", f"{per_atom:.1f}", f"{more.memory:.0f}", maximum, mean]
-        )
+        rows.append([f"{size[0]}, {size[1]}", str(ranks), f"{each:.1f}", f"{per_atom:.1f}", maximum, mean])
         rows[-1] += [f"{float(above):.0f}", f"{float(atom):.0f}"]
     return rows
 
@@ -149,7 +146,7 @@ def table(header: str, rows: list[list[str]]) -> str:
 def page(n_atoms: int, million_rows: list[list[str]], eam_row: list[str], steps: int) -> str:
     """The page's text."""
     watched = table(
-        "| n_max, l_max | ranks | core-s per check | µs per atom | MiB | max u | mean u | above | atom of max |",
+        "| n_max, l_max | ranks | core-s per check | µs per atom | max u | mean u | above | atom of max |",
         million_rows,
     )
     beside = table("| atoms | EAM | check (4, 3) | overhead | check (8, 6) | overhead |", [eam_row])
@@ -165,8 +162,7 @@ CPU seconds of all ranks together; the cost of a check is the difference of runs
 ## A million atoms of polycrystalline lithium
 
 {n_atoms:,} atoms, {GRAINS} Voronoi grains in a periodic cube of {LENGTH / 10:g} nm, rattled by 0.1 Å; distribution of
-eight rattled perfect crystals, full metric, r_cut 5 Å. Above: atoms with u > 3, those at the grain boundaries. Memory:
-resident, of the largest rank, LAMMPS included.
+eight rattled perfect crystals, full metric, r_cut 5 Å. Above: atoms with u > 3, those at the grain boundaries.
 
 {watched}
 ## Beside EAM
