@@ -84,9 +84,11 @@ class Substructure:
         max_u: largest ``u`` of the filler (0 when there is no filler).
         threshold: the value that ``max_u`` was held against.
         accepted: whether the cell may be labelled and learned.
-        reason: why it was refused; empty when accepted.
+        reason: why it was refused; of an accepted whole frame, why no smaller cell would do; else empty.
         whole_frame: true when the "cell" is the frame itself.
         composition: what its composition was held to ("formula SiO2", "charges Al +3, O -2 (guessed)", "as cut").
+        trajectory: name of the trajectory that the frame belongs to; empty where it was not told.
+        step: MD step of the frame; None where it was not told.
     """
 
     atoms: Atoms
@@ -102,6 +104,13 @@ class Substructure:
     reason: str = ""
     whole_frame: bool = False
     composition: str = ""
+    trajectory: str = ""
+    step: int | None = None
+
+    @property
+    def parent_atom(self) -> int:
+        """Index in the frame of the atom that was asked for."""
+        return int(self.parent_indices[self.center])
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ first in a fixed cell, then with the cut axes free. A cell is accepted when ever
 threshold (times ``young_factor`` while the distribution is young), no core atom is much less known than it was in
 the frame, and no filler is in contact.
 
-A frame that a crop could hardly undercut is returned whole; so is a refused one that has at most
-``max_atoms`` atoms.
+A frame that a crop could hardly undercut is returned whole; so is one of at most ``max_atoms`` atoms whose cells were
+refused, with the reason.
 
 Kong et al. (2023), section 2.1 and S1; `ideal.embedding` lists what differs.
 """
@@ -34,7 +34,7 @@ from ideal.embedding.filler import FillerOptimization, Optimized, smallest_room
 from ideal.embedding.saturation import cut_cluster
 from ideal.embedding.search import EmbeddingUncertainty, Search
 from ideal.errors import EmbeddingError
-from ideal.records import BoolArray, FloatArray, IntArray, Provenance, Substructure
+from ideal.records import BoolArray, FloatArray, Frame, IntArray, Provenance, Substructure
 
 DEFAULT_THRESHOLD = 2.0
 """u above which an environment counts as unknown when the caller names no threshold."""
@@ -50,7 +50,7 @@ MOVED = 0.01
 
 
 def embed(
-    atoms: Atoms,
+    atoms: Atoms | Frame,
     index: int | Sequence[int],
     uncertainty: EmbeddingUncertainty,
     rng: int | np.random.Generator = 0,
@@ -62,7 +62,8 @@ def embed(
     """A small periodic cell around one atom of a frame.
 
     Args:
-        atoms: the frame: bulk, slab, wire or cluster, with a cell of any shape.
+        atoms: the frame: bulk, slab, wire or cluster, with a cell of any shape. A `Frame` tells the cell its
+            trajectory and step too.
         index: the center; a negative index counts from the end. Several atoms that lie close together share one cell:
             the core is the sphere around their middle, and no smaller than what takes all of them in; the first
             named is the ``center`` of the cell.
@@ -94,6 +95,8 @@ def embed(
         >>> cell.accepted, len(cell.atoms) < len(frame)
         (True, True)
     """
+    trajectory, step = (atoms.trajectory, atoms.step) if isinstance(atoms, Frame) else ("", None)
+    atoms = atoms.atoms if isinstance(atoms, Frame) else atoms
     config = config or EmbeddingConfig()
     threshold = DEFAULT_THRESHOLD if threshold is None else float(threshold)
     centers = list(index) if isinstance(index, Sequence | np.ndarray) else [index]
@@ -109,7 +112,8 @@ def embed(
 
     cell = _make(atoms, centers[0], view, uncertainty, config, threshold, limit, ratio, shortest, generator)
     own = np.flatnonzero(cell.core & (cell.parent_indices == centers[0]))
-    return cell if cell.center in own else replace(cell, center=int(own[0]))
+    center = cell.center if cell.center in own else int(own[0])
+    return replace(cell, center=center, trajectory=trajectory, step=step)
 
 
 def _make(
@@ -146,9 +150,9 @@ def _make(
     best = search.best
     if best is not None and search.accepts(best):
         return _substructure(atoms, best, search, "")
-    if len(atoms) <= config.max_atoms:
-        return _whole_frame(atoms, index, uncertainty, limit)
     reason = search.reason()
+    if len(atoms) <= config.max_atoms:
+        return _whole_frame(atoms, index, uncertainty, limit, reason)
     if best is None:
         return _refused_core(atoms, surroundings, uncertainty, limit, reason)
     return _substructure(atoms, best, search, reason)
@@ -318,7 +322,9 @@ def _cluster(
     )
 
 
-def _whole_frame(atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, limit: float) -> Substructure:
+def _whole_frame(
+    atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, limit: float, reason: str = ""
+) -> Substructure:
     everything = np.arange(len(atoms))
     whole = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     whole.set_array("crop_positions", atoms.positions)
@@ -335,6 +341,7 @@ def _whole_frame(atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, li
         max_u=0.0,
         threshold=limit,
         accepted=True,
+        reason=reason,
         whole_frame=True,
     )
 

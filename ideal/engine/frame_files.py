@@ -39,7 +39,7 @@ def trajectory_frame(atoms: Atoms, step: int, time_fs: float, u: FloatArray | No
 
 
 def substructure_frame(cell: Substructure, key: str, trajectory: str, step: int, atom: int) -> str:
-    """One embedded cell of ``substructures.extxyz``; an empty ``key`` (refused) or reason (accepted) is left out."""
+    """One embedded cell of ``substructures.extxyz``; an empty ``key`` (refused) or reason (none) is left out."""
     info = _origin(cell, key, trajectory, step, atom)
     arrays = {
         "core": np.asarray(cell.core, dtype=bool),
@@ -75,5 +75,5 @@ def _origin(cell: Substructure, key: str, trajectory: str, step: int, atom: int)
         "max_u": float(cell.max_u),
         "whole_frame": bool(cell.whole_frame),
     }
-    # ASE's reader cannot take an empty text: an accepted cell has no reason, a refused one no key.
+    # ASE's reader cannot take an empty text: most accepted cells have no reason, refused ones no key.
     return {name: value for name, value in info.items() if value != ""}

@@ -17,7 +17,7 @@ from ideal.embedding import embed, minimum_distances
 from ideal.embedding.distances import CONTACT, ShortestDistances, periodic_pairs
 from ideal.embedding.filler import CORE_TOLERANCE
 from ideal.errors import EmbeddingError
-from ideal.records import Provenance, Substructure
+from ideal.records import Frame, Provenance, Substructure
 
 from .radial import RadialUncertainty, rocksalt
 
@@ -195,6 +195,15 @@ def test_refused_small_frame_is_labelled_whole(copper_frame: Atoms, copper_uncer
     )
     cell = embed(copper_frame, 5, copper_uncertainty, config=config, threshold=0.2)
     assert cell.accepted and cell.whole_frame and len(cell.atoms) == len(copper_frame)
+    assert "the filler reaches u = " in cell.reason  # why no smaller cell would do
+
+
+def test_a_cell_names_its_frame_and_atom(copper_frame: Atoms, copper_uncertainty: RadialUncertainty) -> None:
+    cell = embed(Frame(copper_frame, "md", 120), 5, copper_uncertainty, config=SMALL)
+    assert (cell.trajectory, cell.step, cell.parent_atom) == ("md", 120, 5)
+    untold = embed(copper_frame, 5, copper_uncertainty, config=SMALL)
+    assert (untold.trajectory, untold.step, untold.parent_atom) == ("", None, 5)
+    assert np.array_equal(cell.atoms.positions, untold.atoms.positions)
 
 
 def test_cells_beyond_max_atoms_are_refused(copper_frame: Atoms, copper_uncertainty: RadialUncertainty) -> None:
