@@ -398,8 +398,9 @@ PREFACE = """# M3GNet: speed and memory
     python benchmarks/model_speed.py --sections million page
 
 Machine: {machine}; {versions}.
-float32, CPU time of one thread, the least of alternating repetitions. S: 2 blocks, 32 units, max_n = max_l = 3; M: 3, 64, 3; P: 4, 128, 4. Stock: matgl's M3GNet and `PESCalculator`, built by matgl alone,
-with the same weights. Rattled bcc lithium, 20 neighbors within 5 Å, 13 within 4 Å.
+float32, CPU time of one thread, the least of alternating repetitions. S: 2 blocks, 32 units, max_n = max_l = 3;
+M: 3, 64, 3; P: 4, 128, 4. Stock: matgl's M3GNet and `PESCalculator`, built by matgl alone, with the same weights.
+Rattled bcc lithium, 20 neighbors within 5 Å, 13 within 4 Å.
 
 """
 
