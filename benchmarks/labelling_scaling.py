@@ -5,7 +5,7 @@
     python benchmarks/labelling_scaling.py --executor parsl --workers 1 8 32
     python benchmarks/labelling_scaling.py --code tblite --workers 1 2 --labels 40
 
-Everything is measured through the whole `Labeller`: request written and synced, task sent, result read and judged,
+Everything is measured through the whole `Labeller`: request written, task sent, result read and judged,
 label committed to the store and synced, folder removed. Workers are warm: they have answered before the clock starts.
 
 efficiency: labels x sleep / (workers x wall time); for a real code its labels per second instead.

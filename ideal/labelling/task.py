@@ -40,7 +40,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 def write_request(folder: Path, key: str, code: ReferenceCode, atoms: Atoms) -> None:
     """Write what `perform` needs: the key, the code's configuration and the structure, bit for bit."""
     request = {"key": key, "code": code.config.model_dump(mode="json"), "atoms": atoms_to_json(atoms)}
-    _write_json(folder / REQUEST, request)
+    _write_json(folder / REQUEST, request, durable=False)  # the store knows what was asked
 
 
 def perform(folder: str) -> None:
@@ -236,12 +236,13 @@ def _full_disk(error: BaseException | None) -> int | None:
     return None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: Any, durable: bool = True) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("w") as file:
         json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 
