@@ -14,7 +14,8 @@
 Kong et al., "Overcoming the Size Limit of First Principles Molecular Dynamics Simulations with an In-Distribution
 Substructure Embedding Active Learner" (2023). Three things differ from the paper, because measurements asked for it:
 faces are matched instead of drawn blindly; what is minimized is not the sum of the uncertainties, but what exceeds the
-threshold and what their mean square exceeds that of real frames by; and the core must not be less known in the cell than it was in the frame.
+threshold and what their mean square exceeds that of real frames by; and the core must not be less known in the cell
+than it was in the frame.
 """
 
 from __future__ import annotations
