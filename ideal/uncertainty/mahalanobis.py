@@ -152,7 +152,7 @@ class SoapMahalanobis:
 
             u_j² -> u_j² - k_ij² / (u_i² + noise²)
 
-        for each, up to small shifts of mean, ridge: the posterior variance of a Gaussian process of covariance k that
+        for each, up to a shift of mean and ridge: the posterior variance of a Gaussian process of covariance k that
         has been observed at i with noise. A repeat (j = i) ends below ``noise``.
 
         Args:
