@@ -8,6 +8,8 @@ with them are drawn and opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,8 @@ from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
 from ideal.engine.open_cells import OpenCell
 from ideal.engine.trajectory import LabelRequest, Trajectory
-from ideal.records import FloatArray, Frame
+from ideal.errors import EmbeddingError, UncertaintyError
+from ideal.records import FloatArray, Frame, Substructure
 from ideal.selection import select
 
 
@@ -155,31 +158,25 @@ class Asker:
             asked: requests that were taken before it and wait for the same update.
 
         Raises:
-            EmbeddingError, UncertaintyError: no cell can be made of this frame.
+            EmbeddingError, UncertaintyError: no cell can be made of this frame. It is told; an audit's is a refusal.
         """
         order, _ = self._orders.pop(cell)
-        with self._journal.times.stage("embedding"):
-            made, seconds = order.cell()
         name, step, atom = cell.trajectory, cell.step, cell.atom
+        try:
+            with self._journal.times.stage("embedding"):
+                made, seconds = order.cell()
+        except (EmbeddingError, UncertaintyError) as error:
+            self._journal.tell(
+                Embedded(name, step, atom, False, str(error), 0, float("nan"), 0.0, key="", purpose=cell.purpose)
+            )
+            if cell.purpose == "audit":
+                return None
+            raise
+        made = replace(made, trajectory=name, step=step)
         request = None
         reason = made.reason
         if made.accepted:
-            info = {
-                "purpose": cell.purpose,
-                "trajectory": name,
-                "step": step,
-                "atom": atom,
-                "max_u": float(made.max_u),
-                "whole_frame": bool(made.whole_frame),
-                "center": int(made.center),
-                "core": np.flatnonzero(made.core).tolist(),
-                "threshold": cell.threshold,
-            }
-            if len(cell.centers) > 1:
-                info["atoms"] = list(cell.centers)
-            if cell.weight is not None:
-                info["weight"] = cell.weight
-            request = self._calculations.request(cell_to_label(made.atoms), info)
+            request = self._calculations.request(cell_to_label(made.atoms), _origin(cell, made))
             reason = self._known(request.key, {other.key for other in asked})
         if reason:
             request = None
@@ -227,3 +224,23 @@ class Asker:
         if key in self._learner.dataset:
             return "this cell has been learned already"
         return ""
+
+
+def _origin(cell: OpenCell, made: Substructure) -> dict[str, Any]:
+    """What a label remembers of its cell."""
+    info: dict[str, Any] = {
+        "purpose": cell.purpose,
+        "trajectory": cell.trajectory,
+        "step": cell.step,
+        "atom": cell.atom,
+        "max_u": float(made.max_u),
+        "whole_frame": bool(made.whole_frame),
+        "center": int(made.center),
+        "core": np.flatnonzero(made.core).tolist(),
+        "threshold": cell.threshold,
+    }
+    if len(cell.centers) > 1:
+        info["atoms"] = list(cell.centers)
+    if cell.weight is not None:
+        info["weight"] = cell.weight
+    return info

@@ -198,6 +198,8 @@ class Check(Event):
 class Embedded(Event):
     """A chosen atom was embedded into a small cell; ``key`` is empty when the cell was refused.
 
+    Where no cell could be made at all, ``n_atoms`` is 0 and ``max_u`` null.
+
     ``purpose`` is "selected" (the atom is uncertain) or "audit" (it was drawn from those held for certain).
     """
 

@@ -22,7 +22,7 @@ class FinalAudit:
         announced: keys of those whose arrival was told already.
 
     Example:
-        >>> audit = FinalAudit(requests=asker.audits(auditor.close_last(n_selected=20, limit=3)))
+        >>> audit = FinalAudit(requests=asker.take_audits(auditor.close_last(n_selected=20, limit=3)))
         >>> audit.place
         ('md', 2400)
     """

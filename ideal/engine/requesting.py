@@ -157,6 +157,8 @@ class Requests:
 
     def _give_up(self, trajectory: Trajectory, error: Exception) -> None:
         """No cell can be made of the frame: the trajectory fails, now or when it meets that again after learning."""
+        trajectory.refused += 1
+        self._journal.counters.refused += 1
         self._drop(trajectory, trajectory.open_cells[1:])
         if not trajectory.requests:
             self._mover.fail(trajectory, error)

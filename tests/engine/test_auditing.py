@@ -13,12 +13,15 @@ from ase.build import bulk
 from ase.io import read
 
 from ideal.config import Config
+from ideal.embedding import pool
 from ideal.engine.auditing import Auditor
 from ideal.engine.budget import LabelBudget
 from ideal.engine.engine import Engine
 from ideal.engine.events import Event
 from ideal.engine.journal import Journal
+from ideal.engine.open_cells import OpenCell
 from ideal.engine.run_directory import RunDirectory
+from ideal.errors import EmbeddingError
 
 from .conftest import Finished
 from .runs import committed, copper_config, events, in_child, named
@@ -194,3 +197,23 @@ def test_spent_budget_is_told_once_and_the_run_goes_on(tmp_path: Path) -> None:
     uncertain = [event["step"] for event in named(path, "check") if event["n_uncertain"]]
     assert spent[0]["step"] == uncertain[0] and len(uncertain) > 1
     assert summary.status == "finished" and summary.labels.asked == 0 and summary.steps == 16
+
+
+def test_an_audit_that_cannot_be_embedded_is_told_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the labels of a frame and at the end alike; no trajectory fails for it."""
+    marked = -7
+    seed = OpenCell.seed
+    monkeypatch.setattr(OpenCell, "seed", lambda cell, s: marked if cell.purpose == "audit" else seed(cell, s))
+    make = pool.embed
+
+    def embed(*arguments: Any, rng: int, **options: Any) -> Any:
+        if rng == marked:
+            raise EmbeddingError("no such cell")
+        return make(*arguments, rng=rng, **options)
+
+    monkeypatch.setattr(pool, "embed", embed)
+    summary = Engine.create(with_audit(tmp_path, 0.5), tmp_path / "run").run()
+    told = [event for event in named(tmp_path / "run", "embedded") if event["purpose"] == "audit"]
+    assert summary.status == "finished" and summary.labels.audits == 0 < summary.labels.done
+    assert summary.labels.audits_missing == len(told) >= 1
+    assert all(event["reason"] == "no such cell" and not event["accepted"] for event in told)
