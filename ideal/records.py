@@ -45,7 +45,7 @@ class Selection:
 
     Attributes:
         frame: the frame.
-        indices: (n_selected,) atoms to embed, the most uncertain first.
+        indices: (n_selected,) atoms to embed, in the order of choice.
         u: (n_atoms,) uncertainty of every atom of the frame.
         threshold: value of u above which an atom counts as uncertain.
         cells: for each of ``indices``, the atoms that one cell shall take in; itself comes first.

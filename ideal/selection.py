@@ -1,7 +1,7 @@
 """Which atoms of a frame earn a label.
 
 Candidates are the atoms above the threshold. They are taken one after another, up to ``max_per_frame`` cells; a taken
-atom is joined by the candidates (the most uncertain first) that share its cell: all of them lie within ``merge`` of
+atom is joined by the candidates (in their order) that share its cell: all of them lie within ``merge`` of
 their middle, around which the cell will be cut. An atom closer than ``min_distance`` to a taken one is left out: most
 of its environment is in that cell. Which one comes next is the strategy's:
 
@@ -108,7 +108,6 @@ def select(
                 break
             learned = learned or uncertainty.copy()
             _learn(learned, frame.atoms, middle, threshold)
-            current = np.where(keep, -np.inf, current)
             current[keep] = learned.atomic(frame.atoms, candidates[keep])
             keep &= current > least
         candidates, nearest, current = candidates[keep], nearest[keep], current[keep]

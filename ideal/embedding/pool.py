@@ -170,7 +170,8 @@ class CellPool:
                     break
         raise IdealError(
             f"the process that was to make the cell around atom {job.centers[0]} of a frame of {len(job.atoms)} atoms "
-            f"died {STARTS} times (exit status {worker.status}; -9: killed, out of memory?); lower embedding.workers"
+            f"died {STARTS} times (exit status {worker.status}; -9: killed, out of memory?); lower embedding.workers "
+            "(0: the run makes them itself)"
         )
 
 
@@ -180,7 +181,8 @@ class _Worker:
     def __init__(self) -> None:
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ideal.embedding.worker"],
+            # -P: a file of the working directory is no module
+            [sys.executable, "-P", "-m", "ideal.embedding.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,15 @@ def test_a_killed_process_is_replaced(
         worker._process.wait()
         again = pool.order(job, known, 0).cell()[0]
         assert np.array_equal(first.atoms.positions, again.atoms.positions)
+
+
+def test_a_file_of_the_working_directory_is_no_module_of_the_processes(
+    copper_frame: Atoms, known: SoapMahalanobis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ase.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with CellPool(EmbeddingConfig(workers=1, **SIZES)) as pool:
+        assert pool.order(CellJob(copper_frame, (3,), 0, 2.0), known, 0).cell()[0].core.any()
 
 
 def test_processes_end_with_the_pool_and_with_whoever_started_it(
