@@ -75,6 +75,7 @@ def embed(
     from ideal.dataset.files import read_structures
     from ideal.embedding.embed import embed as embed_atom
     from ideal.engine.frame_files import substructure_frame
+    from ideal.records import Frame
 
     sections = read_sections({"embedding": EmbeddingConfig, "uncertainty": UncertaintyConfig}, overrides or [], {})
     config, settings = sections["embedding"], sections["uncertainty"]
@@ -89,7 +90,7 @@ def embed(
     given = _known(atoms, uncertainty, known, threshold, settings)
     start = time.perf_counter()
     cell = embed_atom(
-        atoms,
+        Frame(atoms, structure.name, frame % len(frames)),
         atom,
         given.uncertainty,
         rng=seed,
@@ -197,9 +198,12 @@ def _describe(cell: Substructure, given: _Known, seconds: float) -> None:
     parts = ", ".join(f"{count} {NAMES[value]}" for value, count in counts.items() if count)
     held = f", {cell.composition}" if cell.composition else ""
     typer.echo(f"composition: {formula(cell.atoms)}{held}; {parts}")
-    typer.echo(
-        f"max u of the filler: {cell.max_u:.3f} (limit {cell.threshold:g}; threshold {given.threshold:.3g}: "
-        f"{given.source}); {seconds:.2f} s"
-    )
+    if cell.core.all():
+        largest = "no filler"
+    elif cell.atoms.pbc.any():
+        largest = f"max u of the filler: {cell.max_u:.3f} (limit {cell.threshold:.3f})"
+    else:
+        largest = f"max u of the filler: {cell.max_u:.3f} (a cluster is judged by its distances, not by u)"
+    typer.echo(f"{largest}; threshold {given.threshold:.3f}: {given.source}; {seconds:.2f} s")
     if cell.whole_frame:
-        typer.echo("the cell is the whole frame")
+        typer.echo(f"the cell is the whole frame{': ' if cell.reason else ''}{cell.reason}")

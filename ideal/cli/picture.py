@@ -118,7 +118,8 @@ def _title(cell: Substructure) -> str:
     kind = (
         "the whole frame" if cell.whole_frame else f"periodic along {', '.join(periodic)}" if periodic else "a cluster"
     )
-    first = f"{formula(cell.atoms)}{held}, {len(cell.atoms)} atoms, {kind}"
+    place = f"atom {cell.parent_atom}{' of ' if cell.trajectory else ''}{cell.trajectory}"
+    first = f"{formula(cell.atoms)}{held}, {len(cell.atoms)} atoms around {place}, {kind}"
     if cell.accepted:
         return f"{first}: accepted"
     return f"{first}: refused\n{textwrap.shorten(cell.reason, 170, placeholder=' ...')}"
