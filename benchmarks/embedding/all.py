@@ -15,6 +15,7 @@ from pathlib import Path
 import ablation
 import cost
 import dft
+import failures
 import figures
 import likeness
 import sizes
@@ -26,6 +27,8 @@ from references import MATERIALS
 K = 20
 CENTERS = 20
 DECISIVE = ("paper", "ours", ablation.WHOLE)
+REFUSED = ("SiO2 slab, 1500 K",)
+"""Systems whose refused cells are drawn."""
 MORE_SILICON = (3, 4, 5)
 """Seeds beyond those of the other materials: silicon scatters most."""
 
@@ -69,6 +72,7 @@ def main() -> None:
     }
     for title, text in tables.items():
         print(f"## {title}\n\n{text}\n")
+    failures.run(folder, options.pictures, CENTERS, REFUSED)
     figures.draw_ablation(folder, options.pictures / "embedding_ablation.png")
     figures.draw_sizes(folder, options.pictures / "embedding_sizes.png")
     figures.draw_cost(folder, options.pictures / "embedding_cost.png")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -68,6 +69,23 @@ def draw(cells: dict[int, Substructure], title: str, picture: Path) -> None:
     save(figure, picture, dpi=80)
 
 
+def run(folder: Path, pictures: Path, n_centers: int, names: Sequence[str] | None = None) -> None:
+    """Draw the refused cells of some systems; None: of those below their goal."""
+    for name, system in SYSTEMS.items():
+        result = json.loads((folder / "success" / file_name(name, n_centers)).read_text())
+        wanted = result["accepted"] < system.goal * result["centers"] if names is None else name in names
+        if not wanted or not result["refusals"]:
+            continue
+        small, frame = system.frames(folder)
+        given = known(system, small)
+        cells = {
+            index: embed(frame, index, given.uncertainty, index, CONFIG, given.threshold, min_distances=given.distances)
+            for index in [int(k) for k in result["refusals"]][:SHOWN]
+        }
+        picture = pictures / f"embedding_refused_{name.split()[0].rstrip(',')}.png"
+        draw(cells, f"{name}: refused", picture)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--centers", type=int, default=20, help="as given to success.py")
@@ -75,19 +93,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/embedding"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/benchmarks/pictures"))
     options = parser.parse_args()
-    for name, system in SYSTEMS.items():
-        result = json.loads((options.output / "success" / file_name(name, options.centers)).read_text())
-        wanted = name in options.systems if options.systems else result["accepted"] < system.goal * result["centers"]
-        if not wanted or not result["refusals"]:
-            continue
-        small, frame = system.frames(options.output)
-        given = known(system, small)
-        cells = {
-            index: embed(frame, index, given.uncertainty, index, CONFIG, given.threshold, min_distances=given.distances)
-            for index in [int(k) for k in result["refusals"]][:SHOWN]
-        }
-        picture = options.pictures / f"embedding_refused_{name.split()[0].rstrip(',')}.png"
-        draw(cells, f"{name}: refused", picture)
+    run(options.output, options.pictures, options.centers, options.systems)
 
 
 if __name__ == "__main__":
