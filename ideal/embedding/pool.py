@@ -176,7 +176,7 @@ class CellPool:
 
 
 class _Worker:
-    """One process of `ideal.embedding.worker`. It leads a session of its own: Ctrl-C reaches the run alone."""
+    """One process of `ideal.embedding.worker`. It leads a process group of its own: Ctrl-C reaches the run alone."""
 
     def __init__(self) -> None:
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
