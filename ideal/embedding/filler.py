@@ -6,9 +6,9 @@ contacts,
     L = sum_i phi(u_i^2 - f_i; f_i) + n phi(<u^2> - m; 0.2 m) + k/2 sum_{pairs} max(0, 0.85 d_min - d_ij)^2,
     phi(x; w) = 0 for x < 0,    x^2 / 2 w  for x < w,    x - w / 2  beyond,
 
-with f_i = (0.9 threshold)^2 and m = max(1, (0.45 threshold)^2). A core atom counts only beyond what it had in the
-frame: f_i is its own u^2 there, where that is larger. Without this term a core in a small cell may meet its own image
-in ways that no frame shows.
+with f_i = (0.9 threshold)^2 and m = max(1, (0.45 threshold)^2) in a known state (`usual_mean_square`). A core atom
+counts only beyond what it had in the frame: f_i is its own u^2 there, where that is larger. Without this term a core in
+a small cell may meet its own image in ways that no frame shows.
 phi rounds the hinge's corner. With the bare hinge the gradient jumps whenever an atom crosses f_i, and the estimate of
 the Hessian is spoiled again and again: in hot SiO2 with a poor distribution 100 evaluations brought 10 % of the crops
 below the threshold, with phi 47 %.
@@ -16,7 +16,8 @@ below the threshold, with phi 47 %.
 Minimizing the sum of all u^2, as the paper does, over-orders the filler: its energy falls below that of the
 frame, and the distribution that learns from it narrows. With the hinge only what exceeds the threshold moves. The hinge
 on each atom alone errs the other way: it leaves the filler piled up just below the threshold, hotter than any frame. So
-the mean is held to what the atoms of unseen frames of a known state have, and no lower.
+the mean is held to what the atoms of unseen frames of a known state have, and no lower; where the frame itself is in a
+less known state (it has become hotter), to what it has around the center: colder filler would teach another state.
 
 Free are the filler's positions and, where asked, one scale per cut axis. The core keeps its positions
 relative to the center, bit for bit; filler follows the cell affinely and is drawn back (k as above) from 1.5 Å on, lest
@@ -193,7 +194,7 @@ class _Problem:
         self.crop, self.uncertainty, self.threshold = crop, uncertainty, threshold
         self.reference = reference
         self.floor = np.maximum(FLOOR * threshold, reference) ** 2
-        self.usual = max(1.0, (USUAL * threshold) ** 2)
+        self.usual = usual_mean_square(reference[crop.core], threshold)
         self.free = np.flatnonzero(~crop.core)
         self.axes = np.flatnonzero(crop.cut) if strain else np.zeros(0, dtype=np.int64)
         # one unit of a strain parameter shall move the atoms about as much as one unit of all displacements
@@ -278,6 +279,21 @@ class _Problem:
         result = point.result
         usual = _mean_square(result.u[self.free]) < MEAN_STOP * self.usual
         return usual and result.excess(STOP * self.threshold) < 1.0 and not result.in_contact
+
+
+def usual_mean_square(core: FloatArray, threshold: float) -> float:
+    """Floor of the mean of u² of the filler.
+
+    Args:
+        core: (n,) u of the core atoms in the frame.
+        threshold: the value of u that counts as known.
+
+    Returns:
+        that of a known state, or the median of the core's own u² where that is more (the median, since the center
+        and its neighbors may be odd in a frame that is not), at most that of the hinge on each atom.
+    """
+    state = float(np.median(core**2)) if len(core) else 0.0
+    return max(1.0, (USUAL * threshold) ** 2, min(state, (FLOOR * threshold) ** 2))
 
 
 def _mean_square(u: FloatArray) -> float:

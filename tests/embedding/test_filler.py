@@ -9,7 +9,18 @@ from ase import Atoms
 from ideal.embedding.composition import Crop, build_crop
 from ideal.embedding.crop import FrameView
 from ideal.embedding.distances import ShortestDistances, minimum_distances
-from ideal.embedding.filler import MAX_STEP, MAX_STRAIN, STOP, TETHER, FillerOptimization, Optimized, _Problem
+from ideal.embedding.filler import (
+    FLOOR,
+    MAX_STEP,
+    MAX_STRAIN,
+    STOP,
+    TETHER,
+    USUAL,
+    FillerOptimization,
+    Optimized,
+    _Problem,
+    usual_mean_square,
+)
 from ideal.records import FloatArray
 
 from .radial import RadialUncertainty
@@ -170,3 +181,13 @@ def test_straying_filler_is_drawn_back(skewed_crop: Crop, copper_uncertainty: Ra
     start[:3] = 0.0
     assert point.value > problem.evaluate(start).value
     assert np.linalg.norm(point.gradient[:3]) > 0.5 * tether
+
+
+def test_mean_follows_the_frame_where_its_state_is_less_known() -> None:
+    threshold = 3.0
+    known = (USUAL * threshold) ** 2
+    odd_center_in_a_known_state = np.array([9.0, 1.1, 0.9, 1.0, 1.2])
+    assert usual_mean_square(odd_center_in_a_known_state, threshold) == known
+    assert usual_mean_square(np.array([9.0, 2.0, 2.2, 1.9, 2.0]), threshold) == 2.0**2
+    assert usual_mean_square(np.full(5, 9.0), threshold) == (FLOOR * threshold) ** 2
+    assert usual_mean_square(np.zeros(0), 1.0) == 1.0
