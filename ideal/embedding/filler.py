@@ -13,11 +13,12 @@ phi rounds the hinge's corner. With the bare hinge the gradient jumps whenever a
 the Hessian is spoiled again and again: in hot SiO2 with a poor distribution 100 evaluations brought 10 % of the crops
 below the threshold, with phi 47 %.
 
-Minimizing the sum of all u^2, as the paper does, over-orders the filler: its energy falls below that of the
-frame, and the distribution that learns from it narrows. With the hinge only what exceeds the threshold moves. The hinge
-on each atom alone errs the other way: it leaves the filler piled up just below the threshold, hotter than any frame. So
-the mean is held to what the atoms of unseen frames of a known state have, and no lower; where the frame itself is in a
-less known state (it has become hotter), to what it has around the center: colder filler would teach another state.
+Minimizing the sum of all u^2, as the paper does, goes on where nothing is unknown any more: the forces on the filler
+fall to half or three quarters of the frame's, and a model learns less from them. With the hinge only what exceeds the
+threshold moves. The hinge on each atom alone errs the other way: it leaves the filler piled up just below the
+threshold, hotter than any frame. So the mean is held to what the atoms of unseen frames of a known state have, and no
+lower; where the frame itself is in a less known state (it has become hotter), to what it has around the center: colder
+filler would teach another state.
 
 Free are the filler's positions and, where asked, one scale per cut axis. The core keeps its positions
 relative to the center, bit for bit; filler follows the cell affinely and is drawn back (k as above) from 1.5 Å on, lest
