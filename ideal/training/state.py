@@ -49,8 +49,9 @@ def unpack_optimizer(
 
 
 def pack_labels(labels: Sequence[Label]) -> dict[str, Any]:
-    """Labels as concatenated arrays; what training does not need (info, code, time) is left out."""
+    """Labels as concatenated arrays; what training does not need (code, time, info but the core) is left out."""
     text = "\n".join(label.key for label in labels).encode()
+    cores = [np.isin(np.arange(len(label.atoms)), list(label.info.get("core") or ())) for label in labels]
     stresses = [np.full(6, np.nan) if label.stress is None else label.stress for label in labels]
     return {
         "keys": np.frombuffer(text, dtype=np.uint8).copy(),
@@ -59,6 +60,7 @@ def pack_labels(labels: Sequence[Label]) -> dict[str, Any]:
         "positions": np.concatenate([np.zeros((0, 3)), *(label.atoms.positions for label in labels)]),
         "cells": np.array([label.atoms.cell.array for label in labels]).reshape(-1, 3, 3),
         "pbc": np.array([label.atoms.pbc for label in labels], dtype=np.uint8).reshape(-1, 3),
+        "cores": np.concatenate([np.zeros(0, np.uint8), *(core.astype(np.uint8) for core in cores)]),
         "energies": np.array([label.energy for label in labels], dtype=np.float64),
         "forces": np.concatenate([np.zeros((0, 3)), *(label.forces for label in labels)]),
         "stresses": np.array(stresses, dtype=np.float64).reshape(-1, 6),
@@ -74,6 +76,7 @@ def unpack_labels(packed: Mapping[str, Any]) -> list[Label]:
         part = slice(start, start + int(size))
         start = part.stop
         stress = np.array(packed["stresses"][i], dtype=np.float64)
+        core = np.flatnonzero(packed["cores"][part]).tolist()
         atoms = Atoms(
             numbers=packed["numbers"][part],
             positions=packed["positions"][part],
@@ -88,6 +91,7 @@ def unpack_labels(packed: Mapping[str, Any]) -> list[Label]:
                 forces=np.array(packed["forces"][part], dtype=np.float64),
                 stress=None if np.isnan(stress).any() else stress,
                 code="",
+                info={"core": core} if core else {},
             )
         )
     return labels

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ideal.config import OnlineConfig, PretrainConfig, TrainingConfig
+from ideal.config import LossConfig, OnlineConfig, PretrainConfig, TrainingConfig
 from ideal.errors import TrainingError
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import Label
@@ -187,6 +187,18 @@ def test_restored_validation_labels_are_the_same(
         assert mine.energy == theirs.energy
         np.testing.assert_array_equal(mine.forces, theirs.forces)
         np.testing.assert_array_equal(mine.stress, theirs.stress)
+
+
+def test_restored_validation_labels_weigh_as_before(labels: list[Label], potential: M3GNetPotential) -> None:
+    """The core of an embedded cell decides what its forces weigh: a checkpoint must not forget it."""
+    config = TRAINING.model_copy(update={"loss": LossConfig(filler=0.2), "pretrain": PretrainConfig(epochs=0)})
+    trainer = Trainer(potential, config, seed=1)
+    trainer.pretrain(labels[:4], [replace(labels[4], info={"core": [3, 1]}), labels[5]])
+    again = Trainer(potential, config, seed=1)
+    again.restore(trainer.state())
+    losses = [t.batches.loss(t.batches.prepare(t._validation)) for t in (trainer, again)]
+    assert losses[0] == losses[1]
+    assert [label.info for label in again._validation] == [{"core": [1, 3]}, {}]
 
 
 def test_a_loss_that_is_not_finite_puts_the_model_back(trainer: Trainer, labels: list[Label]) -> None:
