@@ -17,6 +17,7 @@ import cost
 import dft
 import failures
 import figures
+import heating
 import likeness
 import sizes
 import success
@@ -56,6 +57,7 @@ def main() -> None:
         path = folder / "ablation" / file_name(model, name, seed, arm)
         part(path, partial(ablation.run, model, MATERIALS[name], folder, arm, seed, K))
     likeness.run(folder, options.seeds, K)
+    heating_table = heating.table(folder, options.seeds)
     success_table = success.table(folder, CENTERS)
     sizes.run(folder, [1])
     dft.run(folder)
@@ -63,6 +65,7 @@ def main() -> None:
     tables = {
         "Ablation": ablation.table(folder),
         "Likeness": likeness.table(folder),
+        "Hotter than what is known": heating_table,
         "Success": success_table,
         "Sizes": sizes.learning_table(folder),
         "Atoms for one error": sizes.needed_table(folder),
