@@ -40,7 +40,7 @@ PSEUDOPOTENTIALS = {
     "H": "H.pbe-kjpaw.UPF",
     "C": "C.pbe-n-kjpaw_psl.0.1.UPF",
     "N": "N.pbe-n-kjpaw_psl.1.0.0.UPF",
-    "O": "O.pbe-kjpaw.UPF",
+    "O": "O.pbe-rrkjus.UPF",
     "Si": "Si.pbe-nl-rrkjus_psl.1.0.0.UPF",
 }
 CODES: dict[str, CodeSection] = {
@@ -48,8 +48,8 @@ CODES: dict[str, CodeSection] = {
     "Quantum ESPRESSO": EspressoConfig(
         pseudo_dir=PSEUDO_DIR,
         pseudopotentials=PSEUDOPOTENTIALS,
-        ecutwfc="50 rydberg",
-        ecutrho="400 rydberg",
+        ecutwfc="60 rydberg",
+        ecutrho="600 rydberg",
         conv_thr=1e-9,
         kpoint_length=KPOINTS,
     ),
