@@ -17,6 +17,7 @@ KINDS = {
     "code": "failed in the code",
     "refused": "refused by the gate",
     "time": "ran out of time",
+    "memory": "ran out of memory",
     "died": "lost with their worker",
 }
 

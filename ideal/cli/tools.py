@@ -82,7 +82,15 @@ def label(
         sigterm_raises(),
         LabelStore(settings.store or _store_beside(output)) as store,
         open_executor(settings, folder) as executor,
-        Labeller(reference, store, folder, timeout=settings.timeout, gate=settings.gate, executor=executor) as labeller,
+        Labeller(
+            reference,
+            store,
+            folder,
+            timeout=settings.timeout,
+            gate=settings.gate,
+            executor=executor,
+            memory=settings.memory,
+        ) as labeller,
     ):
         results = _label_all(labeller, inputs, structures, retry)
     use_run_directory(context, None)

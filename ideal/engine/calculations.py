@@ -72,6 +72,7 @@ class Calculations:
                 timeout=config.timeout,
                 gate=config.gate,
                 executor=self._executor,
+                memory=config.memory,
             )
             for name, code in self._codes.items()
         }

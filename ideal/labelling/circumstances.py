@@ -13,8 +13,8 @@ from typing import Any, Literal
 from ideal.config import CodeSection, LabelGateConfig
 from ideal.records import FailedLabel
 
-FailureKind = Literal["refused", "time", "died", "code"]
-"""The gate said no; the time limit was exceeded; the worker died; the code failed or did not converge."""
+FailureKind = Literal["refused", "time", "memory", "died", "code"]
+"""The gate said no; the time or memory limit was exceeded; the worker died; the code failed or did not converge."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,30 @@ class Circumstances:
         gate: what a label must satisfy.
         timeout: time limit of a calculation, s.
         run: folder of the calculations, which names the run.
+        memory: memory limit of a calculation, GB; None: none.
     """
 
     code: CodeSection
     gate: LabelGateConfig
     timeout: float
     run: str
+    memory: float | None = None
 
     def record(self, kind: FailureKind) -> dict[str, Any]:
         """What is stored with a failure, JSON-able."""
-        return {"kind": kind, "run": self.run, "gate": self.gate.model_dump(mode="json"), "timeout": self.timeout}
+        return {
+            "kind": kind,
+            "run": self.run,
+            "gate": self.gate.model_dump(mode="json"),
+            "timeout": self.timeout,
+            "memory": self.memory,
+        }
 
     def confirm(self, failure: FailedLabel) -> bool:
         """Whether a failure stands.
 
-        An SCF that failed under other numerical settings, a time limit that was shorter, another gate, and a worker
-        that died in another run are tried again.
+        An SCF that failed under other numerical settings, a time or memory limit that was lower, another gate, and a
+        worker that died in another run are tried again.
         """
         numerics, then = failure.info.get("numerics"), failure.circumstances
         if numerics is not None and numerics != _through_json(self.code.numerics()):
@@ -51,6 +59,8 @@ class Circumstances:
             return bool(then["gate"] == _through_json(self.gate.model_dump(mode="json")))
         if kind == "time":
             return bool(then["timeout"] >= self.timeout)
+        if kind == "memory":
+            return self.memory is not None and then["memory"] is not None and bool(then["memory"] >= self.memory)
         return kind != "died" or then["run"] == self.run
 
 

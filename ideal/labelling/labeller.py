@@ -83,8 +83,9 @@ class Labeller:
         workers: calculations that run at once.
         timeout: time limit of one calculation in s.
         gate: what a structure and a result must satisfy.
+        memory: memory limit of one calculation in GB; None: none.
         executor: where `ideal.labelling.task.perform` runs; None: ``workers`` processes on this machine. An executor
-            that is given (`mpi4py.futures`, Parsl ...) shares the file system, keeps its own time limits, and is
+            that is given (`mpi4py.futures`, Parsl ...) shares the file system, keeps the limits itself, and is
             closed by its owner.
 
     Example:
@@ -103,6 +104,7 @@ class Labeller:
         timeout: float = 3600.0,
         gate: LabelGateConfig | None = None,
         executor: Executor | None = None,
+        memory: float | None = None,
     ) -> None:
         self._code = code
         self._code_name = f"{code.name} {code.settings['version']}"
@@ -110,12 +112,12 @@ class Labeller:
         self._store = store
         self._folder = Path(folder).resolve()
         self._gate = gate or LabelGateConfig()
-        self._circumstances = Circumstances(code.config, self._gate, timeout, str(self._folder))
+        self._circumstances = Circumstances(code.config, self._gate, timeout, str(self._folder), memory)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LabelError(f"cannot make the folder {self._folder} of the calculations: {error}") from error
-        self._local = LocalExecutor(workers, self._folder, timeout) if executor is None else None
+        self._local = LocalExecutor(workers, self._folder, timeout, memory) if executor is None else None
         self._executor: Executor = self._local or executor  # type: ignore[assignment]
         self._lock = threading.Condition(threading.RLock())
         self._futures: dict[str, Future[Any]] = {}
@@ -265,7 +267,10 @@ class Labeller:
         for result in sorted(self._folder.glob(f"*/{RESULT}")):
             key = result_key(result.parent)
             request = self._store.requested(key) if key else None
-            if key is None or request is None or self._store.get(key) is not None:
+            known = self._store.get(key) if key else None
+            if key is not None and isinstance(known, Label):
+                self._clean(key)  # committed, and then the process ended
+            if key is None or request is None or known is not None:
                 continue
             atoms, left = request.atoms, _read(result.parent, key)
             mine = structure_key(atoms, self._code.settings) == key
@@ -301,7 +306,7 @@ class Labeller:
         with self._lock:
             if self._closed or self._futures.get(key) is not future:
                 return
-        error = LabelError("canceled by the executor") if future.cancelled() else future.exception()
+        error = ExecutorError("it canceled a calculation") if future.cancelled() else future.exception()
         try:
             self._judge(key, atoms, info, folder, error)
         except Exception as problem:
@@ -327,7 +332,7 @@ class Labeller:
                 cause = f"{cause} ({len(left.retries)} tries with different numerical settings)"
         kind: FailureKind = "refused" if isinstance(left.numbers, CodeResult) else "code"
         if error is not None:
-            kind = "time" if "time limit" in str(error) else "died"
+            kind = getattr(error, "limit", None) or "died"
         failure = self._failure(key, atoms, cause, kind, info, folder, left.seconds)
         trim(folder)
         self._commit(failure)
@@ -401,9 +406,13 @@ class Labeller:
     def _commit(self, label: Label | FailedLabel) -> None:
         with self._lock:
             try:
-                self._store.put(label)
+                first = None if self._store.put(label) else self._store.get(label.key)
             except LabelError as error:
                 self._stop(label.key, error)
+                return
+            if isinstance(first, Label):  # another process was faster
+                self._deliver(self._judged_again(first, dict(label.info)))
+                self._clean(label.key)
                 return
             self._deliver(label)
             if isinstance(label, Label):

@@ -6,11 +6,13 @@ its checksum holds. What its own tables no longer give is taken from its copy in
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ _UNREADABLE = (sqlite3.Error, LabelError, ValueError, KeyError, TypeError, Index
 
 PAGE = 4096
 """Bytes of a page of SQLite's, as `LabelStore` makes them."""
+_IN_USE = 128
+"""The byte of the shared index of a write-ahead log that every process locks while it has the file open (SQLite)."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,14 @@ def rescue(path: str | Path) -> Rescued:
         path: the damaged file; no other process may have it open.
 
     Raises:
-        LabelError: there is no such file.
+        LabelError: there is no such file, or another process of this machine has it open: what that one commits would
+            go into the damaged file.
     """
     path = Path(path)
     if not path.is_file():
         raise LabelError(f"{path}: no such file; name a label store")
+    if _in_use(path):
+        raise LabelError(f"{path}: another process has the store open; end the runs that share it, then rescue it")
     fresh = path.with_name(f".{path.name}.rescued")
     fresh.unlink(missing_ok=True)
     lost: list[str] = []
@@ -109,12 +116,27 @@ def rescue(path: str | Path) -> Rescued:
         counts = store.counts()
     repaired.unlink(missing_ok=True)
     damaged = next(name for n in range(1, 10**6) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
+    try:
+        damaged.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, damaged)
     for suffix in ("-wal", "-shm"):
         if (beside := path.with_name(path.name + suffix)).exists():
             beside.rename(damaged.with_name(damaged.name + suffix))
-    path.rename(damaged)
-    fresh.rename(path)
+    fresh.replace(path)  # there is a store under this name at every moment: a new, empty one would hide the loss
     return Rescued(damaged, counts["done"], counts["failed"], counts["pending"], tuple(lost))
+
+
+def _in_use(path: Path) -> bool:
+    """Whether another process of this machine has a file in write-ahead mode open."""
+    try:
+        with path.with_name(f"{path.name}-shm").open("r+b") as index:
+            fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _IN_USE)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _has_schema(path: Path) -> bool:
@@ -155,6 +177,11 @@ def _copy(connection: sqlite3.Connection, path: Path, store: LabelStore, lost: l
             continue
         if row[4] == "done":
             done.append(row[0])
+    copies = {label.key: label for label in _copies(connection, path)}
+    for key, copy in copies.items():
+        # Of a request SQLite has no checksum: where its structure is not the labelled one, it is damaged.
+        if (known := requests.get(key)) and digest(replace(copy, atoms=known.atoms)) != digest(copy):
+            requests[key] = known._replace(atoms=copy.atoms)
     for request in requests.values():
         store.request(*request)
     for row in _rows(connection, "labels", _LABEL):
@@ -165,10 +192,9 @@ def _copy(connection: sqlite3.Connection, path: Path, store: LabelStore, lost: l
                 store.put(label)
         except _UNREADABLE:
             continue
-    for label in _copies(connection, path):
+    for label in copies.values():
         if not isinstance(store.get(label.key), Label):
-            known = requests.get(label.key)  # ASE keeps no momenta of ours and no arrays of its own names
-            store.put(label if known is None else Label(**{**vars(label), "atoms": known.atoms}))
+            store.put(label)
     for row in _rows(connection, "failures", _FAILURE):
         try:
             request = requests[row[0]]

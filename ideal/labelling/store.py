@@ -92,13 +92,20 @@ class LabelStore:
             self._request(connection, key, atoms, info)
 
     def claim(self, key: str, atoms: Atoms, info: Mapping[str, Any] | None = None) -> Claim:
-        """Like `request`, for one who will calculate it: "elsewhere" when another living process does so already.
+        """Like `request`, for one who will calculate it: "elsewhere" when another process does or did so.
 
         A claim ends with `put`, `release` or `close`, or with its process.
         """
-        with self._transaction() as connection:
-            self._request(connection, key, atoms, info)
-            claim = self._claims.claim(connection, key)
+        owner = self._claims.owner
+        try:
+            with self._transaction() as connection:
+                self._request(connection, key, atoms, info)
+                if connection.execute("SELECT 1 FROM labels WHERE key = ?", (key,)).fetchone():
+                    return "elsewhere"  # committed since the caller looked
+                claim = self._claims.claim(connection, key)
+        except BaseException:
+            self._claims.owner = owner  # its row went with the transaction
+            raise
         if claim == "mine" and self._heart is None:
             self._heart = threading.Thread(target=self._beat, name="label-store", daemon=True)
             self._heart.start()
@@ -254,8 +261,11 @@ class LabelStore:
         connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, **options)
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:  # a folder that may not be written has no room for the shared index
+        except sqlite3.OperationalError as error:
             connection.close()
+            if "locked" in str(error):
+                raise
+            # a folder that may not be written has no room for the shared index
             connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, **options)
         return connection
 

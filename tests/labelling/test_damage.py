@@ -3,7 +3,10 @@
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -79,6 +82,42 @@ def test_one_flipped_bit_in_the_forces_is_noticed(sound, tmp_path):
             same(store.get("key-7"), sound[1]["key-7"])
         place = sound[0].read_bytes().find(pattern, place + 1)
     assert noticed == 1
+
+
+def test_one_flipped_bit_in_a_structure_is_mended_from_the_copy(tmp_path):
+    path, atoms = tmp_path / "labels.db", structure()
+    atoms.positions += 0.125
+    expected = label("key", atoms=atoms)
+    with LabelStore(path) as store:
+        store.put(expected)
+        store.checkpoint()
+    before, pattern, mended = path.read_bytes(), atoms.positions.tobytes()[:64], 0
+    place = before.find(pattern)
+    while place > 0:  # once in the store's own table, once in ASE's
+        data = bytearray(before)
+        data[place + 5] ^= 1
+        path.write_bytes(bytes(data))
+        store, rescued = open_or_rescue(path)
+        with store:
+            same(store.get("key"), expected)
+            store.verify()
+        mended += rescued is not None
+        place = before.find(pattern, place + 1)
+    assert mended == 1
+
+
+def test_a_store_that_another_process_has_open_is_not_rescued(sound, tmp_path):
+    path = copy_of(sound, tmp_path)
+    program = (
+        "import sys; from ideal.labelling.store import LabelStore\n"
+        "store = LabelStore(sys.argv[1]); print(1, flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(path)], stdin=PIPE, stdout=PIPE)
+    other.stdout.readline()
+    with pytest.raises(LabelError, match="another process has the store open; end the runs"):
+        rescue(path)
+    other.communicate()
+    assert rescue(path).labels == COUNT
 
 
 @pytest.mark.parametrize("part", range(12))

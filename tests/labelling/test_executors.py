@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import yaml
 
 from ideal.config import LabellingConfig, ParslExecutorConfig, dump_config, parse_config, parse_section
 from ideal.errors import ConfigError, LabelError, MissingPackageError
-from ideal.labelling.executors import LocalExecutor, make_executor
+from ideal.labelling.executors import LocalExecutor, WorkerError, make_executor
 from ideal.labelling.executors.local import core_shares
 from ideal.labelling.executors.worker_process import worker_environment
 
@@ -75,6 +76,14 @@ def test_memory_limit_of_a_local_worker(tmp_path: Path) -> None:
     contract.memory_limit_ends_all_that_was_started(
         lambda limits: LocalExecutor(1, tmp_path / "work", *limits), tmp_path
     )
+
+
+def test_a_worker_that_does_not_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ideal.labelling.executors.worker_process.START_SECONDS", 0.01)
+    with LocalExecutor(1, tmp_path, timeout=60) as executor:
+        error = executor.submit(math.sqrt, 4.0).exception(60)
+    assert isinstance(error, WorkerError) and error.limit is None
+    assert "did not start within 0.01 s" in str(error) and str(tmp_path / "worker-0.log") in str(error)
 
 
 def test_workers_are_bound_to_cores_of_their_own(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ideal.config import LabelGateConfig
+from ideal.errors import LabelError
 from ideal.labelling import claims
+from ideal.labelling.executors import WorkerError
 from ideal.labelling.labeller import Labeller
 from ideal.labelling.store import LabelStore, on_network
 from ideal.labelling.task import perform
@@ -125,6 +130,70 @@ def test_failures_stand_only_while_their_circumstances_do(fake, marks, store, tm
             assert bool(labeller.counts().running + labeller.counts().queued) is again, folder
 
 
+def test_what_was_committed_since_one_looked_is_not_claimed(store):
+    with LabelStore(store.path) as other:
+        assert store.claim("a", cluster()) == "mine"
+        store.put(Label("a", cluster(), -1.0, np.zeros((4, 3)), None, "code"))
+        assert other.claim("a", cluster()) == "elsewhere" and other.get("a").energy == -1.0
+
+
+def test_an_owner_whose_entry_was_rolled_back_enters_again(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        claim = store._claims.claim
+
+        def interrupted(*arguments):
+            claim(*arguments)
+            raise sqlite3.OperationalError("database or disk is full")
+
+        patch.setattr(store._claims, "claim", interrupted)
+        with pytest.raises(LabelError, match="full"):
+            store.claim("a", cluster())
+    assert store.claim("a", cluster()) == "mine"
+    with LabelStore(store.path) as other:
+        assert other.claim("a", cluster()) == "elsewhere"
+
+
+def test_the_label_of_a_faster_process_is_the_one_that_counts(fake, store, tmp_path):
+    with Labeller(fake("Marked"), store, tmp_path / "work", executor=(executor := Kept())) as labeller:
+        key = labeller.submit(cluster(), {"n": 1})
+        store.put(Label(key, cluster(), -1.0, np.zeros((4, 3)), None, "code"))
+        executor.future.set_exception(WorkerError("used 3 GB", limit="memory"))
+        (label,) = labeller.wait(10)
+    assert isinstance(label, Label) and label.energy == -1.0 and label.info["n"] == 1
+    assert store.failures() == [] and not list((tmp_path / "work").iterdir())
+
+
+def test_a_calculation_that_the_executor_canceled_has_not_failed(fake, store, tmp_path):
+    with Labeller(fake("Marked"), store, tmp_path / "work", executor=(executor := Kept())) as labeller:
+        labeller.submit(cluster())
+        executor.future.cancel()
+        with pytest.raises(LabelError, match=r"canceled a calculation; .*resume"):
+            labeller.wait(10)
+    assert store.counts() == {"done": 0, "failed": 0, "pending": 1}
+
+
+def test_more_memory_asks_again(fake, store, tmp_path):
+    for memory, again in ((1.0, True), (1.0, False), (0.5, False), (2.0, True), (None, True)):
+        executor = Kept()
+        with Labeller(fake("Marked"), store, tmp_path / "work", executor=executor, memory=memory) as labeller:
+            labeller.submit(cluster())
+            assert (executor.future is not None) is again, memory
+            if executor.future:
+                executor.future.set_exception(WorkerError("used 3 GB of memory", limit="memory"))
+            (failure,) = labeller.wait(10)
+            assert failure.circumstances["kind"] == "memory"
+
+
+class Kept:
+    """An executor whose only future the test settles."""
+
+    future = None
+
+    def submit(self, function, folder):
+        self.future = Future()
+        return self.future
+
+
 def left_by_a_worker(labeller_folder: Path, code, key: str) -> None:
     """What a worker of a batch system does that outlives the engine: it finishes the calculation that it was given."""
     (folder,) = [path for path in labeller_folder.glob(f"{key[:16]}-*") if not (path / "result.json").exists()]
@@ -135,8 +204,6 @@ class Nowhere:
     """An executor whose workers are not heard of again."""
 
     def submit(self, function, folder):
-        from concurrent.futures import Future
-
         return Future()
 
 

@@ -196,7 +196,7 @@ class _Slot:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                value = self._ready_worker().call(request)
+                value = self._ready_worker().call(request, lambda: self._stopping)
             except Exception as error:
                 # Whatever went wrong belongs to this task; the thread goes on with the next.
                 self._end_worker()

@@ -131,20 +131,21 @@ class RelayExecutor(Executor):
 
     def _take(self, future: Future[Any], done: Future[dict[str, Any]]) -> None:
         """Pass an outcome on, and send the next task."""
-        with self._changed:
-            if future not in self._under_way:
-                return  # nobody waits for it any more
+        value: Any = None
+        cause: LabelError | None = None
         try:
             outcome = done.result()
         except (Exception, CancelledError) as error:
-            self._outcomes.put(future, None, ExecutorError(f"{type(error).__name__}: {error}"))
+            cause = ExecutorError(f"{type(error).__name__}: {error}")
         else:
             if "error" in outcome:
-                cause = WorkerError(outcome["error"], outcome["seconds"], outcome["errno"])
-                self._outcomes.put(future, None, cause)
+                cause = WorkerError(outcome["error"], outcome["seconds"], outcome["errno"], outcome["limit"])
             else:
-                self._outcomes.put(future, outcome["value"])
+                value = outcome["value"]
         with self._changed:
+            if future not in self._under_way:
+                return  # `terminate` has answered for it
+            self._outcomes.put(future, value, cause)
             self._under_way.discard(future)
             self._changed.notify_all()
         self._hand_over()
@@ -157,14 +158,14 @@ def serve(task: Mapping[str, Any]) -> dict[str, Any]:
         task: request, limits, where logs go and modules are, and the file whose appearance calls the task off.
 
     Returns:
-        ``{"value": ...}`` or ``{"error": cause, "seconds": ..., "errno": ...}``.
+        ``{"value": ...}`` or ``{"error": cause, "seconds": ..., "errno": ..., "limit": ...}``.
     """
     stop = Path(task["stop"])
     try:
         value = _worker_for(task).call(task["request"], stop.exists)
     except WorkerError as error:
         _end_workers()
-        return {"error": str(error), "seconds": error.seconds, "errno": error.errno}
+        return {"error": str(error), "seconds": error.seconds, "errno": error.errno, "limit": error.limit}
     return {"value": value}
 
 

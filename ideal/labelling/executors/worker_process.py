@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from ideal.errors import LabelError
 from ideal.labelling.task import tail
@@ -70,12 +70,20 @@ class WorkerError(LabelError):
     Attributes:
         seconds: wall time that the task had run.
         errno: the operating system's error number where there is one (28: disk full).
+        limit: the limit that it exceeded, "time" or "memory"; None: none.
     """
 
-    def __init__(self, message: str, seconds: float = 0.0, errno: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        seconds: float = 0.0,
+        errno: int | None = None,
+        limit: Literal["time", "memory"] | None = None,
+    ) -> None:
         super().__init__(message)
         self.seconds = seconds
         self.errno = errno
+        self.limit = limit
 
 
 def worker_environment(environment: Mapping[str, str], threads: int, paths: Iterable[str]) -> dict[str, str]:
@@ -152,7 +160,7 @@ class WorkerProcess:
 
     def alive(self) -> bool:
         """Whether it still runs."""
-        return self._process.poll() is None
+        return not self._leader_ended()  # not reaped: `end` needs its id for the rest of the group
 
     def wait_ready(self) -> None:
         """Wait until the process has imported what a task needs.
@@ -160,7 +168,16 @@ class WorkerProcess:
         Raises:
             WorkerError: it died, or took too long.
         """
-        self.pid = self._answer(time.monotonic(), START_SECONDS, None)["ready"]
+        try:
+            self.pid = self._answer(time.monotonic(), START_SECONDS, None)["ready"]
+        except WorkerError as error:
+            if error.limit != "time":
+                raise
+            raise WorkerError(
+                f"the worker did not start within {START_SECONDS:g} s (a slow file system, too little memory?); "
+                f"see {self._log}",
+                error.seconds,
+            ) from None
 
     def call(self, request: Mapping[str, Any], stop: Callable[[], bool] | None = None) -> Any:
         """Run one task and return its value.
@@ -219,6 +236,7 @@ class WorkerProcess:
                     f"exceeded the time limit of {timeout:g} s and was ended; raise labelling.timeout "
                     "or use smaller cells",
                     time.monotonic() - start,
+                    limit="time",
                 )
             if stop is not None:
                 if stop():
@@ -239,7 +257,7 @@ class WorkerProcess:
         code = self._process.returncode
         last = tail(self._log, 1)
         if code == EXIT_MEMORY:
-            return WorkerError(f"{last}; raise labelling.memory or use smaller cells", seconds)
+            return WorkerError(f"{last}; raise labelling.memory or use smaller cells", seconds, limit="memory")
         if code < 0:
             try:
                 name = signal.Signals(-code).name
