@@ -32,6 +32,35 @@ from ideal.training.loss import (
 _CACHED_EDGES = 20_000_000
 
 
+class SampleCache:
+    """Samples of labels that were prepared already, with a bounded number of edges together.
+
+    Args:
+        most_edges: beyond it all samples are forgotten.
+    """
+
+    def __init__(self, most_edges: int = _CACHED_EDGES) -> None:
+        self._most = most_edges
+        self._samples: dict[str, Sample] = {}
+        self.edges = 0
+
+    def get(self, label: Label) -> Sample | None:
+        """The sample of this very label; None when there is none."""
+        sample = self._samples.get(label.key)
+        return sample if sample is not None and sample.label is label else None
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample, in the place of another one of its label."""
+        replaced = self._samples.pop(sample.label.key, None)
+        self.edges -= 0 if replaced is None else replaced.graph.source.shape[0]
+        n_edges = sample.graph.source.shape[0]
+        if self.edges + n_edges > self._most:
+            self._samples.clear()
+            self.edges = 0
+        self._samples[sample.label.key] = sample
+        self.edges += n_edges
+
+
 class Batches:
     """Evaluates a potential on labels and takes optimizer steps.
 
@@ -53,8 +82,7 @@ class Batches:
         self.evaluated = 0
         self._config = config
         self._parameters: list[Tensor] = [parameter for _, parameter in potential.named_parameters()]
-        self._samples: dict[str, Sample] = {}
-        self._cached_edges = 0
+        self._samples = SampleCache()
 
     @property
     def loss_config(self) -> LossConfig:
@@ -69,14 +97,10 @@ class Batches:
         """
         samples = []
         for label in labels:
-            sample = self._samples.get(label.key)
-            if sample is None or sample.label is not label:
+            sample = self._samples.get(label)
+            if sample is None:
                 sample = make_sample(label, self.potential.graph(label.atoms), self.loss_config.filler)
-                if self._cached_edges > _CACHED_EDGES:
-                    self._samples.clear()
-                    self._cached_edges = 0
-                self._samples[label.key] = sample
-                self._cached_edges += sample.graph.source.shape[0]
+                self._samples.add(sample)
             samples.append(sample)
         return samples
 
@@ -120,18 +144,19 @@ class Batches:
         return total, errors
 
     def evaluate(self, samples: Sequence[Sample]) -> tuple[float, list[SampleErrors]]:
-        """Loss averaged over structures, and errors of every structure in order."""
+        """The loss of all samples as one batch, and errors of every structure in order."""
+        whole = Counts.of(samples)
         total, errors = 0.0, []
         for part in self.parts(samples):
             prediction = self.potential.predict([sample.graph for sample in part])
             targets = self._targets(part)
-            total += loss(prediction, targets, self.loss_config).item() * len(part)
+            total += loss(prediction, targets, self.loss_config, whole).item()
             errors.append(sample_errors(prediction, targets))
         self.evaluated += len(samples)
-        return total / max(len(samples), 1), errors
+        return total, errors
 
     def loss(self, samples: Sequence[Sample]) -> float:
-        """Loss averaged over structures."""
+        """The loss of all samples as one batch."""
         return self.evaluate(samples)[0]
 
     def errors(self, samples: Sequence[Sample]) -> Errors:

@@ -18,7 +18,7 @@ TRAINING = TrainingConfig(
 )
 
 
-def emt_label(seed: int, rattle: float = 0.15, strain: float = 0.03) -> Label:
+def emt_label(seed: int, rattle: float = 0.15, strain: float = 0.03, repeat: int = 1) -> Label:
     """A rattled, strained aluminum or copper-aluminum cell with EMT energy, forces, stress."""
     rng = np.random.default_rng(seed)
     atoms = bulk("Al", "fcc", a=4.0, cubic=True)
@@ -26,7 +26,7 @@ def emt_label(seed: int, rattle: float = 0.15, strain: float = 0.03) -> Label:
         atoms.symbols[int(rng.integers(4))] = "Cu"
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.uniform(-strain, strain, (3, 3))), scale_atoms=True)
     atoms.positions += rng.normal(0, rattle, (4, 3))
-    return labelled(atoms)
+    return labelled(atoms.repeat((repeat, 1, 1)))
 
 
 def labelled(atoms: object) -> Label:

@@ -13,12 +13,12 @@ from ideal.errors import TrainingError
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import Label
 from ideal.training.average import WeightAverage
-from ideal.training.batches import Batches
+from ideal.training.batches import Batches, SampleCache
 from ideal.training.loss import Errors
 from ideal.training.policy import Keeper, RatePolicy, cosine
 from ideal.training.update import Judges, Verdict, passes_gate
 
-from .conftest import TRAINING
+from .conftest import TRAINING, cluster_label, emt_label
 
 
 def test_average_follows_the_formula(potential: M3GNetPotential) -> None:
@@ -114,6 +114,33 @@ def test_parts_of_a_batch_add_up(labels: list[Label], potential: M3GNetPotential
     whole, parts = gradient(potential, mixed, 10_000), gradient(potential, mixed, 5)
     assert whole[0] == pytest.approx(parts[0], rel=1e-10)
     torch.testing.assert_close(whole[1], parts[1], rtol=1e-8, atol=1e-12)
+
+
+def test_the_loss_that_judges_does_not_depend_on_the_parts(labels: list[Label], potential: M3GNetPotential) -> None:
+    """Cells of different sizes, some without stress: the same loss in one part and in several."""
+    potential.double()
+    mixed = [replace(labels[0], stress=None), labels[1], cluster_label(), emt_label(2, repeat=2), labels[3]]
+    values = []
+    for max_atoms in (10_000, 8):
+        batches = Batches(potential, TRAINING.model_copy(update={"max_atoms": max_atoms}))
+        values.append(batches.loss(batches.prepare(mixed)))
+    assert values[0] == pytest.approx(values[1], rel=1e-10)
+
+
+def test_samples_are_kept_within_bounds(labels: list[Label], potential: M3GNetPotential) -> None:
+    """A label that comes as another object takes the place of the first; a full cache begins anew."""
+    samples = Batches(potential, TRAINING).prepare(labels[:3])
+    sizes = [sample.graph.source.shape[0] for sample in samples]
+    cache = SampleCache(most_edges=sizes[0] + sizes[1])
+    cache.add(samples[0])
+    cache.add(samples[0])
+    assert cache.edges == sizes[0]
+    assert cache.get(labels[0]) is samples[0]
+    assert cache.get(replace(labels[0])) is None
+    cache.add(samples[1])
+    cache.add(samples[2])
+    assert cache.get(labels[0]) is None
+    assert cache.edges == sizes[2]
 
 
 def test_filler_weighs_less(labels: list[Label], potential: M3GNetPotential) -> None:
