@@ -34,8 +34,8 @@ class IdealCalculator(Calculator):
 
     Args:
         model: a `Potential`, or what `load_potential` takes: a model folder or a matgl name.
-        dispersion: dispersion added to the model's energy, forces and stress; ``energies``, which it does not divide
-            among the atoms, are left out then.
+        dispersion: dispersion added to the model's energy, forces and stress. Left out then: ``energies``, which it
+            does not divide among the atoms, and the stress of a slab or wire, which it does not give.
         uncertainty: anything with ``atomic(atoms) -> (n_atoms,)``, or the path of a saved uncertainty of any kind.
 
     Raises:
@@ -100,9 +100,9 @@ class IdealCalculator(Calculator):
             results["energy"] = results["free_energy"] = evaluation.energy + energy
             results["forces"] = evaluation.forces + forces
             del results["energies"]
-            if evaluation.stress is not None:
-                if stress is None:
-                    raise TrainingError("the stress of dispersion needs three periodic axes; set pbc accordingly")
+            if evaluation.stress is not None and stress is None:
+                del results["stress"]
+            elif evaluation.stress is not None:
                 results["stress"] = evaluation.stress + stress
         if self.uncertainty is not None:
             u = np.asarray(self.uncertainty.atomic(structure))

@@ -309,7 +309,7 @@ def ordered_elements(elements: Sequence[str]) -> list[str]:
 
 
 def fill(model: Any, weights: Mapping[str, Tensor], name: str) -> None:
-    """Load weights; every parameter must be there (buffers are derived from the arguments)."""
+    """Load weights: all that the network has and no others (buffers are derived from the arguments)."""
     if any(tensor.dtype == torch.float64 for tensor in weights.values() if tensor.ndim > 1):
         model.double()
     try:
@@ -319,3 +319,6 @@ def fill(model: Any, weights: Mapping[str, Tensor], name: str) -> None:
     missing = sorted(set(result.missing_keys) & {key for key, _ in model.named_parameters()})
     if missing:
         raise TrainingError(f"{name}: the weights {missing[:3]} are missing; restore or download the model again")
+    foreign = sorted(key for key in result.unexpected_keys if key.endswith((".weight", ".bias")))
+    if foreign:
+        raise TrainingError(f"{name}: the network has no {foreign[:3]}; use the version of matgl or IDEAL that made it")

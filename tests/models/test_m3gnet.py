@@ -216,6 +216,15 @@ def test_load_refuses_missing_weights(potential: M3GNetPotential, tmp_path: Path
         M3GNetPotential.load(tmp_path)
 
 
+def test_load_refuses_weights_of_another_network(potential: M3GNetPotential, tmp_path: Path) -> None:
+    """A layer that this network lacks would be dropped, and the numbers would be others."""
+    matgl_potential(potential).save(tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({**state, "model.graph_layers.9.weight": torch.ones(2)}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match=r"the network has no .*graph_layers\.9\.weight"):
+        M3GNetPotential.load(tmp_path)
+
+
 def test_failed_write_keeps_the_old_model(
     potential: M3GNetPotential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
