@@ -410,7 +410,8 @@ class ModelConfig(Section):
     )
     module: str | None = Field(
         None,
-        description="Class of a custom model, package.module:Class or path/to/file.py:Class (docs/extending.md).",
+        description="Class of a custom model, package.module:Class or path/to/file.py:Class (docs/extending.md); the "
+        "path counts from the configuration's folder, else from the present one.",
     )
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of a custom model's `new`.")
     path: str | None = Field(
@@ -505,8 +506,10 @@ class OnlineConfig(Section):
     )
     gate: Literal["balanced", "strict"] = Field(
         "balanced",
-        description="strict: an update must not raise the loss on validation labels; balanced: it may, up to the loss "
-        "that it reaches on the new ones. What violates it is undone.",
+        description="What undoes an update. Always: no smaller loss on new and validation labels together. strict: "
+        "also a larger loss on the validation labels, so that a few cold crystals can forbid to learn a melt. balanced: "
+        "only a larger loss on them that exceeds the one on the new labels too. Validation labels are those of the "
+        "start.",
     )
     retries: int = Field(
         1,
@@ -610,6 +613,11 @@ class Config(Section):
         ):
             raise ValueError(
                 "model.dispersion: the labels hold dispersion already (dispersion of a labelling code); leave one out"
+            )
+        if self.model.path is not None and self.training.final.start == "scratch":
+            raise ValueError(
+                "training.final.start: scratch makes a model of the sizes in section model, unlike the one that "
+                "model.path names; write `continue`, or leave model.path out"
             )
         if self.dataset.initial is None and self.dataset.rattled.count == 0:
             raise ValueError(
@@ -780,6 +788,9 @@ def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
     model = config.model
     if model.path is not None and (folder / model.path).exists():
         model = model.model_copy(update={"path": str((folder / model.path).resolve())})
+    file, _, name = (model.module or "").rpartition(":")
+    if file.endswith(".py") and (folder / file).is_file():
+        model = model.model_copy(update={"module": f"{(folder / file).resolve()}:{name}"})
     output = config.output
     if output is not None and not output.is_absolute():
         output = folder / output

@@ -59,7 +59,7 @@ def new_custom(config: ModelConfig, elements: Sequence[str], seed: int) -> Train
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise TrainingError(f"model.module: no file {path}; name one relative to the present folder")
+        raise TrainingError(f"model.module: no file {path}; name it relative to the configuration")
     name = f"_ideal_custom_{path.stem}"
     present = sys.modules.get(name)
     if present is not None and getattr(present, "__file__", None) == str(path.resolve()):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
 from pydantic import ValidationError
 
 from ideal import IdealCalculator
@@ -109,13 +110,44 @@ def test_dispersion_on_top_of_the_model() -> None:
         ModelConfig(dispersion={"method": "d4"})
 
 
-def test_dispersion_is_counted_once(tmp_path: Path) -> None:
-    (tmp_path / "al.extxyz").write_text("1\n\nAl 0 0 0\n")
-    text = {
+def test_dispersion_of_a_slab_has_no_stress() -> None:
+    pytest.importorskip("dftd3")
+    atoms = bulk("Al", cubic=True)
+    atoms.cell[2, 2] = 12.0
+    atoms.pbc = [True, True, False]
+    atoms.calc = IdealCalculator(tiny_potential(), dispersion=DispersionConfig(method="d3bj", functional="pbe"))
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def settings(folder: Path) -> dict[str, object]:
+    """The least that a configuration needs."""
+    (folder / "al.extxyz").write_text("1\n\nAl 0 0 0\n")
+    return {
         "trajectories": [{"name": "a", "structure": "al.extxyz"}],
         "labelling": {"code": {"type": "pyscf", "dispersion": {"method": "d3bj"}}},
         "dataset": {"rattled": {"count": 3}},
     }
+
+
+def test_a_file_of_a_model_lies_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    model = {"type": "custom", "module": "mine.py:Model"}
+    assert parse_config({**settings(tmp_path), "model": model}, tmp_path).model.module == f"{tmp_path}/mine.py:Model"
+    model = {"type": "custom", "module": "elsewhere.mine:Model"}
+    assert parse_config({**settings(tmp_path), "model": model}, tmp_path).model.module == "elsewhere.mine:Model"
+
+
+def test_a_model_from_elsewhere_is_not_trained_from_scratch(tmp_path: Path) -> None:
+    """Its sizes are not those of the section: that must be told before the run, not after it."""
+    text = {**settings(tmp_path), "model": {"path": "other"}, "training": {"final": {"start": "scratch"}}}
+    with pytest.raises(ConfigError, match=r"leave model\.path out"):
+        parse_config(text, tmp_path)
+
+
+def test_dispersion_is_counted_once(tmp_path: Path) -> None:
+    text = settings(tmp_path)
     assert parse_config(text, tmp_path).model.dispersion is None
     with pytest.raises(ConfigError, match="the labels hold dispersion already"):
         parse_config({**text, "model": {"dispersion": {"functional": "pbe"}}}, tmp_path)
