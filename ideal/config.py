@@ -507,9 +507,9 @@ class OnlineConfig(Section):
     gate: Literal["balanced", "strict"] = Field(
         "balanced",
         description="What undoes an update. Always: no smaller loss on new and validation labels together. strict: "
-        "also a larger loss on the validation labels, so that a few cold crystals can forbid to learn a melt. balanced: "
-        "only a larger loss on them that exceeds the one on the new labels too. Validation labels are those of the "
-        "start.",
+        "also a larger loss on the validation labels, so that a few cold crystals can forbid to learn a melt. "
+        "balanced: only a larger loss on them that exceeds the one on the new labels too. Validation labels are those "
+        "of the start.",
     )
     retries: int = Field(
         1,
