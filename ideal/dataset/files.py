@@ -60,6 +60,7 @@ def read_labels(path: str | Path, keep_keys: bool = False) -> list[Label]:
 
     Raises:
         ConfigError: as `read_structures`, or a frame has no finite energy or forces; the message names file and frame.
+            Or some frames of an unnamed code have a free energy and others only an energy.
 
     Example:
         >>> read_labels("lithium.extxyz")[0].energy  # doctest: +SKIP
@@ -70,6 +71,7 @@ def read_labels(path: str | Path, keep_keys: bool = False) -> list[Label]:
         known = str(frame.info.get("label_key", ""))
         label = _label(frame, Path(path), index)
         labels.append(replace(label, key=known) if keep_keys and _KEY.fullmatch(known) else label)
+    _same_kind_of_energy(labels, Path(path))
     return labels
 
 
@@ -77,7 +79,7 @@ def read_labels_and_structures(path: str | Path) -> tuple[list[Label], list[Atom
     """A file that may be labelled in part: its labels, and the structures that have neither energy nor forces.
 
     Raises:
-        ConfigError: as `read_structures`, or a frame has energy without forces or forces without energy.
+        ConfigError: as `read_labels`, or a frame has forces without energy.
     """
     labels, structures = [], []
     for index, frame in enumerate(_read(Path(path))):
@@ -87,6 +89,7 @@ def read_labels_and_structures(path: str | Path) -> tuple[list[Label], list[Atom
         else:
             frame.calc = None
             structures.append(frame)
+    _same_kind_of_energy(labels, Path(path))
     return labels, structures
 
 
@@ -260,6 +263,21 @@ def _label(frame: Atoms, path: Path, index: int) -> Label:
             **{key: _plain(value) for key, value in info.items() if key not in _OWN_KEYS},
         },
     )
+
+
+def _same_kind_of_energy(labels: list[Label], path: Path) -> None:
+    """Refuse free and other energies side by side: with smeared electrons they differ by the entropy.
+
+    Labels that name their code are left alone: a code's energy is the one whose slopes its forces are.
+    """
+    kinds = {label.energy_kind: number for number, label in enumerate(labels) if label.code == _UNKNOWN_CODE}
+    if len(kinds) > 1:
+        (kind, one), (other_kind, another) = sorted(kinds.items())[:2]
+        raise ConfigError(
+            f"{path}: the energy of label {one} is a {kind}, that of label {another} a {other_kind}: with smeared "
+            "electrons they differ, and a model that learns both takes the difference for structure; give "
+            "`free_energy` in every frame (equal to `energy` where electrons are not smeared), or in none"
+        )
 
 
 def _plain(value: Any) -> Any:

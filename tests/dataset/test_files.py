@@ -106,6 +106,17 @@ def labelled(**results: Any) -> Atoms:
     return atoms
 
 
+def test_free_and_other_energies_do_not_mix(tmp_path: Path) -> None:
+    path, forces = tmp_path / "mixed.extxyz", np.zeros((4, 3))
+    free = labelled(energy=-1.0, free_energy=-1.5, forces=forces)
+    ase.io.write(path, [free, labelled(energy=-1.0, forces=forces)])
+    for read in (read_labels, read_labels_and_structures):
+        with pytest.raises(ConfigError, match=r"label 0 is a free_energy, that of label 1 a total_energy.*every frame"):
+            read(path)
+    ase.io.write(path, [free, labelled(energy=-1.0, free_energy=-1.0, forces=forces)])
+    assert [label.energy for label in read_labels(path)] == [-1.5, -1.0]
+
+
 def test_the_free_energy_is_preferred(tmp_path: Path) -> None:
     frame = labelled(energy=-1.0, free_energy=-1.5, forces=np.zeros((4, 3)), stress=np.arange(6.0))
     ase.io.write(tmp_path / "a.extxyz", [frame])
