@@ -40,6 +40,7 @@ using detail::ModelWeights;
 using detail::Tensors;
 
 constexpr const char* format_name = "m3gnet-1";
+constexpr double largest_cutoff = 100; // Å
 
 std::size_t padded(std::size_t n) { return (n + detail::model_pad - 1) / detail::model_pad * detail::model_pad; }
 
@@ -219,6 +220,8 @@ std::shared_ptr<ModelWeights> read_model(const char* data, std::size_t size) {
         const std::string& name = symbol.as_string("an element");
         weights->numbers.push_back(atomic_number(name));
         if (weights->numbers.back() == 0) throw JsonError("'" + name + "' is not a chemical symbol");
+        if (std::count(weights->numbers.begin(), weights->numbers.end(), weights->numbers.back()) > 1)
+            throw JsonError("'" + name + "' occurs twice in element_types");
         weights->references.push_back(header.at("reference_energies").at(name.c_str()).as_number("a reference energy"));
     }
     weights->scale = header.at("energy_scale").as_number("energy_scale");
@@ -236,7 +239,7 @@ std::shared_ptr<ModelWeights> read_model(const char* data, std::size_t size) {
     model.n_max = static_cast<int>(max_n);
     model.cutoff = architecture.at("cutoff").as_number("cutoff");
     model.threebody_cutoff = architecture.at("threebody_cutoff").as_number("threebody_cutoff");
-    if (!(model.cutoff > 0 && model.threebody_cutoff > 0 && model.threebody_cutoff <= model.cutoff))
+    if (!(model.cutoff <= largest_cutoff && model.threebody_cutoff > 0 && model.threebody_cutoff <= model.cutoff))
         throw JsonError("its cutoffs are out of range");
     weights->bond_matrix = radial_matrix(model.n_bond, model.cutoff);
     weights->angle_matrix = radial_matrix(model.n_angle, model.cutoff);
