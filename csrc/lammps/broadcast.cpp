@@ -2,16 +2,19 @@
 #include "broadcast.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <cstdio>
 
 std::vector<char> broadcast_file(const std::string& path, MPI_Comm world, int rank, bool& fine) {
     std::vector<char> bytes;
     long long size = -1;
     if (rank == 0) {
-        std::ifstream file(path, std::ios::binary);
-        if (file) bytes.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-        if (file && !file.bad()) size = static_cast<long long>(bytes.size());
+        std::FILE* file = std::fopen(path.c_str(), "rb"); // streams throw when they read a folder
+        char block[1 << 16];
+        std::size_t n = 0;
+        while (file != nullptr && (n = std::fread(block, 1, sizeof block, file)) > 0)
+            bytes.insert(bytes.end(), block, block + n);
+        if (file != nullptr && std::ferror(file) == 0) size = static_cast<long long>(bytes.size());
+        if (file != nullptr) std::fclose(file);
     }
     MPI_Bcast(&size, 1, MPI_LONG_LONG, 0, world);
     fine = size >= 0;

@@ -17,11 +17,19 @@
 #include "update.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <optional>
 
 using namespace LAMMPS_NS;
+
+namespace {
+
+/// Atoms nearer than this have no direction between them, Å.
+constexpr double coincident = 1e-8;
+
+} // namespace
 
 struct PairIdeal::Model {
     std::optional<ideal::M3GNet> model;
@@ -109,6 +117,9 @@ void PairIdeal::init_style()
     if (!model_->model) error->all(FLERR, "pair_style ideal has no model; add pair_coeff * * model.safetensors ...");
     if (!force->newton_pair) error->all(FLERR, "pair_style ideal needs newton pair on");
     comm_forward = comm_reverse = model_->model->row() / 2; // two floats in each number sent
+    // LAMMPS sizes its buffers by the outermost style, and a hybrid style asks its own before they know their model.
+    force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+    force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
     neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
@@ -134,7 +145,7 @@ void PairIdeal::collect_atoms()
     if (atom->nghost == 0) n_local_ = static_cast<int>(atom_index_.size());
 }
 
-/// Edges of the local atoms, from the full neighbor list.
+/// Edges of the local atoms, from the full neighbor list. LAMMPS error for two atoms at the same place.
 void PairIdeal::collect_edges()
 {
     const double cutoff = model_->model->cutoff(), limit = cutoff * cutoff;
@@ -150,7 +161,12 @@ void PairIdeal::collect_edges()
             for (int k = 0; k < list->numneigh[i]; ++k) {
                 const int j = neighbors[k] & NEIGHMASK;
                 const double dx = atom->x[j][0] - x[0], dy = atom->x[j][1] - x[1], dz = atom->x[j][2] - x[2];
-                if (dx * dx + dy * dy + dz * dz <= limit && own_index_[j] >= 0) target_.push_back(own_index_[j]);
+                const double r2 = dx * dx + dy * dy + dz * dz;
+                if (r2 > limit || own_index_[j] < 0) continue;
+                if (r2 < coincident * coincident)
+                    error->one(FLERR, "pair_style ideal: atoms {} and {} are at the same place; separate them",
+                               atom->tag[i], atom->tag[j]);
+                target_.push_back(own_index_[j]);
             }
         }
         first_edge_.push_back(static_cast<long long>(target_.size()));
@@ -160,6 +176,8 @@ void PairIdeal::collect_edges()
 void PairIdeal::compute(int eflag, int vflag)
 {
     ev_init(eflag, vflag);
+    if (comm_forward != model_->model->row() / 2)
+        error->all(FLERR, "pair_style ideal: pair_coeff was issued since the last setup; use run without pre no");
     collect_atoms();
     collect_edges();
     const std::size_t n_all = atom_index_.size();
@@ -193,10 +211,15 @@ void PairIdeal::compute(int eflag, int vflag)
     } catch (const std::bad_alloc&) {
         error->one(FLERR, "pair_style ideal: out of memory for {} atoms and {} edges on this rank; use more ranks",
                    n_all, target_.size());
+    } catch (const ideal::Error& e) {
+        error->one(FLERR, "pair_style ideal: {}", e.what());
     }
 
     for (int own = 0; own < n_local_; ++own) {
         const double e = energy_unit_ * energies_[own];
+        if (!std::isfinite(e))
+            error->one(FLERR, "pair_style ideal: the energy of atom {} is not finite; look for atoms that are too close",
+                       atom->tag[atom_index_[own]]);
         if (eflag_global) eng_vdwl += e;
         if (eflag_atom) eatom[atom_index_[own]] += e;
     }

@@ -140,6 +140,19 @@ def test_hybrid_sees_its_own_atoms_only(ranks: int, lammps: Run, tmp_path: Path)
     assert not columns[~sodium, 1:].any()
 
 
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_hybrid_exchanges_rows_of_any_width(ranks: int, lammps: Run, tmp_path: Path) -> None:
+    """LAMMPS sizes its buffers by what the hybrid style announces."""
+    write_lammps_data(tmp_path / "li.data", lithium(3, 0.1), masses=True)
+    network(["Li"], tmp_path / "model", units=96)
+    alone = setup("li", ["Li"])
+    script = alone.replace("pair_style ideal", "pair_style hybrid/overlay zero 6.0 ideal")
+    script = script.replace("pair_coeff * * ", "pair_coeff * * zero\npair_coeff * * ideal ")
+    output = OUTPUT.format(name="li")
+    expected, values = thermo(lammps(alone + output + script + output, ranks))
+    assert values == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.mpi
 def test_trajectories_on_one_and_two_ranks_agree(lammps: Run, tmp_path: Path) -> None:
     """40 steps, atoms changing ranks; total energy is conserved."""
@@ -174,6 +187,8 @@ def test_new_weights_in_place(lammps: Run, tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("model/model", "absent/model", "cannot read 'absent/model.safetensors'"),
+        ("model/model.safetensors", "model", "cannot read 'model'; name a model.safetensors"),
+        ("clear", "shell putenv IDEAL_INSTRUCTION_SET=other\nclear", "instruction set 'other' is not available here"),
         ("model/model.safetensors", "li.data", "li.data: this model cannot be used"),
         (
             "safetensors Li",
@@ -191,3 +206,21 @@ def test_errors_say_what_to_do(old: str, new: str, message: str, lammps: Run, tm
     network(["Li"], tmp_path / "model")
     output = lammps((setup("li", ["Li"]) + "run 0\n").replace(old, new), fails=True)
     assert message in " ".join(output.split())
+
+
+def test_coincident_atoms_stop_the_run(lammps: Run, tmp_path: Path) -> None:
+    atoms = lithium(2)
+    atoms.positions[5] = atoms.positions[0]
+    write_lammps_data(tmp_path / "li.data", atoms, masses=True)
+    network(["Li"], tmp_path / "model")
+    output = lammps(setup("li", ["Li"]) + "run 0\n", fails=True)
+    assert "are at the same place; separate them" in " ".join(output.split())
+
+
+def test_new_weights_need_a_new_setup(lammps: Run, tmp_path: Path) -> None:
+    write_lammps_data(tmp_path / "li.data", lithium(2, 0.1), masses=True)
+    network(["Li"], tmp_path / "model")
+    network(["Li"], tmp_path / "other", units=40)
+    rest = "fix move all nve\nrun 1\npair_coeff * * other/model.safetensors Li\nrun 1 pre no\n"
+    output = lammps(setup("li", ["Li"]) + rest, fails=True)
+    assert "use run without pre no" in " ".join(output.split())
