@@ -40,8 +40,7 @@ FixIdeal::FixIdeal(LAMMPS* lmp, int narg, char** arg) :
     if (!atom->tag_enable) error->all(FLERR, "fix ideal needs atom ids; use atom_modify id yes");
     adaptor_ = std::make_unique<UncertaintyAdaptor>(lmp, "fix ideal", arg[4], n_types, arg + first);
     for (int k = first + n_types; k < narg;) k += keyword(narg - k, arg + k);
-    if (!std::isfinite(threshold_) && (halt_ != Halt::none || writer_))
-        error->all(FLERR, "fix ideal: halt and dump need a threshold; add, for example, threshold 2.0");
+    check_threshold();
 
     scalar_flag = vector_flag = 1;
     size_vector = n_values;
@@ -115,7 +114,18 @@ int FixIdeal::modify_param(int narg, char** arg)
 
 int FixIdeal::setmask() { return FixConst::END_OF_STEP | FixConst::POST_RUN; }
 
-void FixIdeal::init() { halted_ = false; }
+void FixIdeal::check_threshold()
+{
+    if (!std::isfinite(threshold_) && (halt_ != Halt::none || writer_))
+        error->all(FLERR, "fix ideal: halt and dump need a threshold; add, for example, threshold 2.0");
+}
+
+void FixIdeal::init()
+{
+    check_threshold(); // fix_modify may have added them since
+    halted_ = false;
+    if (last_trigger_ > update->ntimestep) last_trigger_ = -1; // reset_timestep has set the clock back
+}
 
 /// Values for the first output of a run. Nothing is triggered: the step was checked when it was reached.
 void FixIdeal::setup(int)
@@ -141,26 +151,24 @@ void FixIdeal::check()
 
 void FixIdeal::reduce()
 {
-    struct {
-        double value;
-        int rank;
-    } own{-1.0, comm->me}, all{};
+    double own = -1, largest = -1;
     double sums[3] = {0, 0, 0}, totals[3]; // of u, atoms, atoms above
-    tagint id = 0;
+    tagint id = MAXTAGINT, lowest = MAXTAGINT;
     for (int i = 0; i < atom->nlocal; ++i) {
         if (!(atom->mask[i] & groupbit)) continue;
         sums[0] += u_[i];
         sums[1] += 1;
         sums[2] += u_[i] > threshold_;
-        if (u_[i] < own.value || (u_[i] == own.value && atom->tag[i] > id)) continue;
-        own.value = u_[i];
+        if (u_[i] < own || (u_[i] == own && atom->tag[i] > id)) continue;
+        own = u_[i];
         id = atom->tag[i];
     }
-    MPI_Allreduce(&own, &all, 1, MPI_DOUBLE_INT, MPI_MAXLOC, world);
+    MPI_Allreduce(&own, &largest, 1, MPI_DOUBLE, MPI_MAX, world);
     MPI_Allreduce(sums, totals, 3, MPI_DOUBLE, MPI_SUM, world);
-    max_id_ = static_cast<double>(id);
-    MPI_Bcast(&max_id_, 1, MPI_DOUBLE, all.rank, world);
-    max_ = std::max(0.0, all.value);
+    if (own < largest) id = MAXTAGINT;
+    MPI_Allreduce(&id, &lowest, 1, MPI_LMP_TAGINT, MPI_MIN, world);
+    max_id_ = totals[1] > 0 ? static_cast<double>(lowest) : 0;
+    max_ = std::max(0.0, largest);
     mean_ = totals[1] > 0 ? totals[0] / totals[1] : 0;
     n_above_ = static_cast<bigint>(totals[2]);
 }

@@ -38,6 +38,7 @@ public:
 private:
     enum class Halt { none, hard, soft, carry_on };
     int keyword(int narg, char** arg);
+    void check_threshold();
     void check();
     void reduce();
     void trigger();

@@ -227,6 +227,27 @@ def test_min_steps_and_restart(lammps: Run, tmp_path: Path, uncertainty: SoapMah
     assert output.split("Loop time")[0].split()[-1] == "4"  # triggers since the beginning
 
 
+def test_a_clock_set_back_does_not_blind_the_fix(lammps: Run, tmp_path: Path, uncertainty: SoapMahalanobis) -> None:
+    write_lammps_data(tmp_path / "li.data", lithium(), masses=True)
+    watch = "fix u all ideal 2 u.safetensors Li threshold 0.5 min_steps 20\n"
+    output = lammps(setup("li") + HOT + watch + "reset_timestep 100\nrun 4\nreset_timestep 0\nrun 4\n")
+    assert "fix ideal: step 102: u = " in output
+    assert "fix ideal: step 2: u = " in output
+
+
+@several_ranks
+def test_of_equal_atoms_the_lowest_id_is_named(
+    ranks: int, lammps: Run, tmp_path: Path, uncertainty: SoapMahalanobis
+) -> None:
+    """Two lone atoms, the first of them on the second rank."""
+    atoms = Atoms("Li2", [[35, 5, 5], [5, 5, 5]], cell=[40, 10, 10], pbc=False)
+    write_lammps_data(tmp_path / "li.data", atoms, masses=True)
+    output = lammps(
+        setup("li", "f f f") + "fix u all ideal 1 u.safetensors Li\nthermo_style custom step f_u[4]\nrun 0\n", ranks
+    )
+    assert [line.split()[1] for line in output.splitlines() if line.split()[:1] == ["0"]][-1] == "1"
+
+
 def test_another_state_in_place(lammps: Run, tmp_path: Path, uncertainty: SoapMahalanobis) -> None:
     atoms = lithium()
     write_lammps_data(tmp_path / "li.data", atoms, masses=True)
@@ -247,6 +268,7 @@ def test_another_state_in_place(lammps: Run, tmp_path: Path, uncertainty: SoapMa
         ("10 u.safetensors", "one element for each of the 1 atom types"),
         ("0 u.safetensors Li", "N = 0; give the steps between two checks"),
         ("10 nothing.safetensors Li", "cannot read 'nothing.safetensors'"),
+        ("10 . Li", "cannot read '.'"),
         ("10 li.data Li", "li.data"),
         ("10 u.safetensors lI", "'lI' (atom type 1) is not a chemical symbol"),
         ("10 u.safetensors Na", "Na (atom type 1) is unknown to 'u.safetensors', which knows Li"),
@@ -255,6 +277,7 @@ def test_another_state_in_place(lammps: Run, tmp_path: Path, uncertainty: SoapMa
         ("10 u.safetensors Li threshold", "keyword 'threshold' needs a value"),
         ("10 u.safetensors Li threshold 2 halt now", "halt 'now' is none of none, hard, soft, continue"),
         ("10 u.safetensors Li halt soft", "need a threshold"),
+        ("10 u.safetensors Li\nfix_modify u halt soft", "need a threshold"),
         ("10 u.safetensors Li threshold 1 radius 9", "radius needs dump FILE before it"),
         ("1 u.safetensors Li threshold 0.1 dump missing/n.extxyz", "cannot write 'missing/n.extxyz'"),
     ],
