@@ -25,14 +25,19 @@ namespace {
 constexpr const char* compiled_mpi = "Open MPI";
 #elif defined(MPICH_VERSION) || defined(I_MPI_VERSION)
 constexpr const char* compiled_mpi = "MPICH or Intel MPI";
+#elif defined(MPI_STUBS)
+constexpr const char* compiled_mpi = "LAMMPS MPI STUBS";
 #else
 constexpr const char* compiled_mpi = "";
 #endif
 
 bool mpi_fits(const std::string& running) {
-    const bool open_mpi = running.find("Open MPI") != std::string::npos;
-    if (std::string(compiled_mpi) == "Open MPI") return open_mpi;
-    return std::string(compiled_mpi).empty() || !open_mpi;
+    const std::string compiled = compiled_mpi;
+    if (compiled.empty()) return true; // nothing is known of it
+    for (const char* other : {"Open MPI", "LAMMPS MPI STUBS"})
+        if (compiled == other || running.find(other) != std::string::npos)
+            return compiled == other && running.find(other) != std::string::npos;
+    return true;
 }
 
 /// Why the styles must not be used in this LAMMPS; empty if they may.
