@@ -13,7 +13,7 @@ from ase.io.lammpsdata import write_lammps_data
 from ideal.config import ModelConfig
 from ideal.models.m3gnet import M3GNetPotential
 from tests.lammps_plugin.conftest import Run
-from tests.lammps_plugin.test_fix_ideal import dumped, lithium, structures
+from tests.lammps_plugin.test_fix_ideal import dumped, learned, lithium, structures
 
 pytestmark = pytest.mark.lammps
 
@@ -224,3 +224,15 @@ def test_new_weights_need_a_new_setup(lammps: Run, tmp_path: Path) -> None:
     rest = "fix move all nve\nrun 1\npair_coeff * * other/model.safetensors Li\nrun 1 pre no\n"
     output = lammps(setup("li", ["Li"]) + rest, fails=True)
     assert "use run without pre no" in " ".join(output.split())
+
+
+def test_a_thousand_reloads_leak_nothing(lammps: Run, tmp_path: Path) -> None:
+    """Of model and distribution; LAMMPS tells the largest memory so far."""
+    write_lammps_data(tmp_path / "li.data", lithium(2, 0.1), masses=True)
+    network(["Li"], tmp_path / "model")
+    learned(["Li"], [lithium(3, 0.1)], tmp_path / "u.safetensors")
+    reload = "pair_coeff * * model/model.safetensors Li\nfix_modify u state u.safetensors\n"
+    script = setup("li", ["Li"]) + "comm_modify cutoff 9.5\nfix u all ideal 1 u.safetensors Li\n"
+    output = lammps(script + "run 0\n" + 100 * reload + "run 0\ninfo memory\n" + 900 * reload + "run 0\ninfo memory\n")
+    first, last = [float(line.split()[4]) for line in output.splitlines() if line.startswith("Maximum resident")]
+    assert last < first + 0.5  # MB
