@@ -43,7 +43,9 @@ class SlurmProviderConfig(Section):
     qos: str | None = Field(None, description="Quality of service.")
     constraint: str | None = Field(None, description="Feature of the nodes.")
     cores_per_node: int | None = Field(None, ge=1, description="Cores asked for on each node; null: not said.")
-    memory_per_node: Memory | None = Field(None, gt=0, description="Memory asked for on each node in GB; null: all.")
+    memory_per_node: Memory | None = Field(
+        None, gt=0, description="Memory asked for on each node in GB; null: what the site gives."
+    )
     exclusive: bool = Field(True, description="Whole nodes.")
     walltime: Duration = Field(3600.0, gt=0, description="Time limit of a block in s (text: '4 h').")
     options: list[str] = Field(

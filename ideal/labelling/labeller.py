@@ -306,7 +306,7 @@ class Labeller:
         with self._lock:
             if self._closed or self._futures.get(key) is not future:
                 return
-        error = ExecutorError("it canceled a calculation") if future.cancelled() else future.exception()
+        error = ExecutorError("the executor canceled a calculation") if future.cancelled() else future.exception()
         try:
             self._judge(key, atoms, info, folder, error)
         except Exception as problem:

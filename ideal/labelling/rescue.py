@@ -93,8 +93,8 @@ def rescue(path: str | Path) -> Rescued:
         path: the damaged file; no other process may have it open.
 
     Raises:
-        LabelError: there is no such file, or another process of this machine has it open: what that one commits would
-            go into the damaged file.
+        LabelError: there is no such file, nothing in it can be read, or another process of this machine has it open:
+            what that one commits would go into the damaged file.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,6 +115,12 @@ def rescue(path: str | Path) -> Rescued:
             _copy(connection, source, store, lost)
         counts = store.counts()
     repaired.unlink(missing_ok=True)
+    if not any(counts.values()):
+        fresh.unlink()
+        raise LabelError(
+            f"{path}: nothing of a label store can be read in it, and it was left as it is; restore a copy, or move "
+            "the file away to begin a new store"
+        )
     damaged = next(name for n in range(1, 10**6) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     try:
         damaged.hardlink_to(path)

@@ -120,6 +120,14 @@ def test_a_store_that_another_process_has_open_is_not_rescued(sound, tmp_path):
     assert rescue(path).labels == COUNT
 
 
+def test_a_file_of_nothing_that_can_be_read_is_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("bread, milk\n" * 2000)
+    with pytest.raises(LabelError, match="nothing of a label store can be read in it"):
+        open_or_rescue(path)
+    assert path.read_text().startswith("bread") and [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("part", range(12))
 def test_damaged_page(sound, tmp_path, part):
     path = copy_of(sound, tmp_path)
