@@ -9,9 +9,11 @@ SIZES = {
     "PMI_RANK": "PMI_SIZE",
     "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
     "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
-    "PMIX_RANK": "",
+    "PMIX_RANK": "SLURM_STEP_NUM_TASKS",
 }
-"""Variables that launchers set in every rank (MPICH and its kin, Open MPI, MVAPICH, PMIx): its number, their number."""
+"""Variables that launchers set in every rank (MPICH and its kin, Open MPI, MVAPICH, PMIx): its number, their number.
+
+PMIx does not say how many there are; Slurm, which sets it also for a single task, does."""
 
 
 def launched_ranks(environment: Mapping[str, str] = os.environ) -> int | None:
@@ -20,6 +22,8 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> int | None:
     Example:
         >>> launched_ranks({"PMI_RANK": "2", "PMI_SIZE": "3"})
         3
+        >>> launched_ranks({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "1"})
+        1
     """
     for rank, size in SIZES.items():
         if rank in environment:

@@ -56,8 +56,6 @@ QUEUE_SECONDS = 600.0
 """Longest time that `check_workers` waits for a block of a batch system."""
 WAIT_SECONDS = 0.5
 """Longest sleep of `Labeller.wait` before it looks again, so that signals are noticed."""
-
-
 LOOK_SECONDS = 1.0
 """Time between two looks at labels that others calculate, and at results of workers of an earlier process."""
 

@@ -379,7 +379,7 @@ def on_network(path: Path) -> bool:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
         return False
-    folder, best, kind = str(path.absolute().parent), "", ""
+    folder, best, kind = str(path.resolve().parent), "", ""
     for _, mount, name, *_ in (line.split() for line in mounts):
         inside = mount == "/" or folder == mount or folder.startswith(mount + "/")
         if inside and len(mount) >= len(best):

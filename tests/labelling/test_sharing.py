@@ -240,6 +240,10 @@ def test_network_file_systems_are_known(tmp_path, monkeypatch):
     mounts = f"/dev/x / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n"
     monkeypatch.setattr(Path, "read_text", lambda self: mounts)
     assert on_network(tmp_path / "labels.db") and not on_network(Path("/elsewhere/labels.db"))
+    mounts = f"/dev/x / ext4 rw 0 0\nserver:/scratch {tmp_path / 'far'} lustre rw 0 0\n"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "scratch").symlink_to(tmp_path / "far")
+    assert on_network(tmp_path / "scratch" / "labels.db") and not on_network(tmp_path / "labels.db")
 
 
 @pytest.mark.parametrize("size", [6_000_000])
