@@ -180,10 +180,16 @@ def test_committee_has_spread_and_shares_graphs(labels: list[Label]) -> None:
 
 
 def test_far_labels_are_learned_beside_easy_validation(pretrained: Path, labels: list[Label]) -> None:
-    """The balanced gate lets hot labels be learned although cold validation labels get a little worse."""
-    trainer = Trainer(M3GNetPotential.load(pretrained, device="cpu"), QUICK, seed=1)
-    trainer._validation = [emt_label(200, rattle=0.02, strain=0.0)]
+    """The balanced gate lets hot labels be learned although a cold validation label gets worse; strict forbids it."""
     hot = [emt_label(seed, rattle=0.4, strain=0.08) for seed in (101, 102)]
-    summary = trainer.update(hot, labels[:6])
-    assert not summary.rolled_back
-    assert summary.validation_before is not None and summary.validation_after is not None
+    undone = {}
+    for gate in ("balanced", "strict"):
+        online = QUICK.online.model_copy(update={"gate": gate})
+        trainer = Trainer(
+            M3GNetPotential.load(pretrained, device="cpu"), QUICK.model_copy(update={"online": online}), 1
+        )
+        trainer._validation = [emt_label(200, rattle=0.02, strain=0.0)]
+        summary = trainer.update(hot, labels[:6])
+        undone[gate] = summary.rolled_back
+        assert summary.validation_before is not None and summary.validation_after is not None
+    assert undone == {"balanced": False, "strict": True}
