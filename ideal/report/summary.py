@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ideal.config import GpawConfig, TrajectoryConfig
+from ideal.config import GpawConfig, ModelConfig, TrajectoryConfig
 from ideal.report.calibration import Interval
 from ideal.report.data import RunData
 from ideal.report.drawing import duration, run_time
@@ -186,18 +186,25 @@ def _sampler(trajectory: TrajectoryConfig) -> list[Row]:
     return rows
 
 
+def _model(model: ModelConfig) -> str:
+    """Kind and size of the potential."""
+    name = {"m3gnet": "M3GNet", "tensornet": "TensorNet"}.get(model.type, f"{model.module}")
+    if model.path is not None:
+        return f"{name} from {model.path}"
+    if model.type == "custom":
+        return ", ".join([name, *(f"{key} {value}" for key, value in model.arguments.items())])
+    size = f"{name}, {model.n_blocks} blocks of {model.units} units"
+    if model.type == "tensornet":
+        return f"{size}, {model.n_radial} radial functions, cutoff {model.cutoff:g} Å"
+    cutoffs = f"cutoffs {model.cutoff:g} and {model.threebody_cutoff:g} Å"
+    return f"{size}, max_n {model.max_n}, max_l {model.max_l}, {cutoffs}"
+
+
 def _settings(run: RunData) -> Iterator[Row]:
     if run.config is None:
         return
     model, soap, code = run.config.model, run.config.uncertainty.soap, run.config.labelling.code
-    if model.path is not None:
-        yield "Model", f"M3GNet from {model.path}"
-    else:
-        yield (
-            "Model",
-            f"M3GNet, {model.n_blocks} blocks of {model.units} units, max_n {model.max_n}, max_l {model.max_l}, "
-            f"cutoffs {model.cutoff:g} and {model.threebody_cutoff:g} Å",
-        )
+    yield "Model", _model(model)
     yield "Descriptor", f"SOAP, r_cut {soap.r_cut:g} Å, n_max {soap.n_max}, l_max {soap.l_max}, sigma {soap.sigma:g} Å"
     embedding = run.config.embedding
     yield "Embedding", f"core radius {embedding.r_core:g} Å, margin up to {embedding.margin:g} Å"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ideal.config import ModelConfig
 from ideal.engine.run_directory import RunDirectory
 from ideal.errors import ConfigError
 from ideal.report import write_report
@@ -21,6 +22,7 @@ from ideal.report.derived import GROUPS, Derived, derive
 from ideal.report.figures import FIGURES
 from ideal.report.html import page
 from ideal.report.style import LIGHT, to_png
+from ideal.report.summary import _model
 
 from .conftest import DONE, FAILED, STEPS, THRESHOLD, TIMESTEP, build
 
@@ -273,3 +275,11 @@ def test_the_report_needs_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'matgl', 'matplotlib.pyplot')))"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_the_model_is_called_by_its_name() -> None:
+    assert _model(ModelConfig()).startswith("M3GNet, 2 blocks of 32 units, max_n 3")
+    assert _model(ModelConfig(type="tensornet", path="old")) == "TensorNet from old"
+    assert _model(ModelConfig(type="tensornet")).startswith("TensorNet, 2 blocks of 32 units, 32 radial functions")
+    custom = ModelConfig(type="custom", module="mine.py:Model", arguments={"width": 8})
+    assert _model(custom) == "mine.py:Model, width 8"
