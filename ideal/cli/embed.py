@@ -87,7 +87,7 @@ def embed(
     wrong = next((number for number in atom if not 0 <= number < len(atoms)), None)
     if wrong is not None:
         raise EmbeddingError(f"--atom {wrong}: {structure} holds {len(atoms)} atoms; count from 0 to {len(atoms) - 1}")
-    given = _known(atoms, uncertainty, known, threshold, settings)
+    given = _known(atoms, atom, uncertainty, known, threshold, settings)
     start = time.perf_counter()
     cell = embed_atom(
         Frame(atoms, structure.name, frame % len(frames)),
@@ -115,7 +115,12 @@ def embed(
 
 
 def _known(
-    atoms: Atoms, uncertainty: Path | None, known: Path | None, threshold: float | None, settings: UncertaintyConfig
+    atoms: Atoms,
+    centers: list[int],
+    uncertainty: Path | None,
+    known: Path | None,
+    threshold: float | None,
+    settings: UncertaintyConfig,
 ) -> _Known:
     """The distribution, the threshold with a word on where it comes from, and the shortest distances."""
     from ideal.dataset.files import read_structures
@@ -144,7 +149,7 @@ def _known(
     if value is None and uncertainty is not None:
         value, source = _threshold_of_run(uncertainty.parent / "calibration.json"), "the run's"
     if value is None:
-        value, source = _ordinary(distribution.atomic(atoms))
+        value, source = _ordinary(_uncut(atoms, centers, distribution))
     return _Known(distribution, value, source, minimum_distances(near) if near else None)
 
 
@@ -153,6 +158,20 @@ def _held_out(distribution: SoapMahalanobis, structures: list[Atoms], settings: 
 
     known = distribution
     return held_out_threshold(settings.threshold, known.soap, structures, known.ridge, 0, known.metric, known.rank)
+
+
+def _uncut(atoms: Atoms, centers: list[int], distribution: SoapMahalanobis) -> FloatArray:
+    """u (n,) of a frame's atoms: its own column ``u`` where the centers' values show the same distribution.
+
+    The frames of fix ideal are parts of a larger box, and the atoms at their faces are odd only here.
+    """
+    import numpy as np
+
+    u = distribution.atomic(atoms)
+    column = atoms.arrays.get("u")
+    if column is None or column.shape != u.shape or not np.allclose(column[centers], u[centers], rtol=1e-4):
+        return u
+    return np.asarray(column, dtype=float)
 
 
 def _ordinary(u: FloatArray) -> tuple[float, str]:

@@ -103,6 +103,26 @@ def test_embed_with_known_structures_alone(ideal_run: Run, folder: Path) -> None
     assert unknown.exit_code == 4 and "knows no environment of Au" in unknown.stderr
 
 
+def test_embed_judges_a_part_of_a_box_by_what_its_atoms_had_there(
+    ideal_run: Run, folder: Path, distribution: Path
+) -> None:
+    """Atoms at the faces of the cut, of which there are many, do not raise the threshold."""
+    box = bulk("Cu", cubic=True).repeat(7)
+    box.rattle(0.08, seed=4)
+    box.set_array("u", SoapMahalanobis.load(distribution).atomic(box))
+    middle = np.abs(box.positions - box.cell.sum(axis=0) / 2).max(axis=1)
+    part = box[np.argsort(middle)[: np.sum(middle < 9.0)]]
+    part.positions += 9.5 - box.cell.sum(axis=0) / 2
+    part.cell = [19.0, 19.0, 19.0]
+    write("part.extxyz", part)
+    arguments = ["part.extxyz", "--atom", 0, "-u", distribution, "--no-picture"]
+    ordinary = max(2.0, np.quantile(part.arrays["u"], 0.75))
+    assert f"threshold {ordinary:.3f}: " in ideal_run("embed", *arguments).stdout
+    part.arrays["u"] *= 1.5  # of another distribution
+    write("part.extxyz", part)
+    assert f"threshold {ordinary:.3f}: " not in ideal_run("embed", *arguments).stdout
+
+
 @pytest.mark.parametrize(
     ("atoms", "pbc"),
     [
