@@ -49,6 +49,13 @@ def hang(file: str) -> None:
     time.sleep(300)
 
 
+def ignore_sigterm(file: str) -> None:
+    """Hang, and end for nothing but SIGKILL."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(file).touch()
+    time.sleep(300)
+
+
 def hang_once(file: str) -> str:
     """Like `hang`; but not the second time."""
     if Path(file).exists():
@@ -118,7 +125,7 @@ def time_limit_ends_all_that_was_started(make: Make, folder: Path) -> None:
         future = executor.submit(hang, str(folder / "pids"))
         error = future.exception(60)
         assert isinstance(error, WorkerError) and "time limit of 3 s" in str(error), error
-        assert 3 <= error.seconds < 8
+        assert 3 <= error.seconds < 8 and error.limit == "time"
         for pid in (folder / "pids").read_text().split():
             eventually(lambda pid=int(pid): not alive(pid))
         assert executor.submit(math.sqrt, 4.0).result(60) == 2.0
@@ -128,6 +135,7 @@ def memory_limit_ends_all_that_was_started(make: Make, folder: Path) -> None:
     with make(Limits(60, memory=0.4)) as executor:
         error = executor.submit(take_memory, 1.0).exception(60)
         assert isinstance(error, WorkerError) and "more than the limit of 0.4 GB" in str(error), error
+        assert error.limit == "memory"
         assert executor.submit(math.sqrt, 4.0).result(60) == 2.0
 
 
@@ -179,6 +187,15 @@ def shutdown_finishes_and_termination_does_not(make: Make, folder: Path) -> None
         eventually(lambda pid=int(pid): not alive(pid))
 
 
+def termination_waits_for_no_code_that_ignores_it(make: Make, folder: Path) -> None:
+    executor = make(Limits())
+    future = executor.submit(ignore_sigterm, str(folder / "deaf"))
+    eventually((folder / "deaf").exists)
+    start = time.monotonic()
+    executor.terminate()
+    assert time.monotonic() - start < 20 and isinstance(future.exception(5), WorkerError)
+
+
 CONTRACT = (
     results_and_exceptions,
     what_was_asked_first_need_not_end_first,
@@ -187,6 +204,7 @@ CONTRACT = (
     killed_worker_costs_one_task,
     canceled_tasks_never_run,
     shutdown_finishes_and_termination_does_not,
+    termination_waits_for_no_code_that_ignores_it,
 )
 
 
@@ -206,6 +224,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.modules["executor_contract"] = sys.modules["__main__"]
-    for function in (hang, mark, take_memory, die):
+    for function in (hang, ignore_sigterm, mark, take_memory, die):
         function.__module__ = "executor_contract"  # as the workers, which find it beside this file, call it
     main()
