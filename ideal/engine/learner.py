@@ -181,9 +181,8 @@ class Learner:
         """Train on everything that is known, as ``training.final`` says."""
         weights = None
         if self.config.training.final.start == "scratch":
-            new = self.config.model.model_copy(update={"path": None})
             seed = derive_seed(self.config.seed, "scratch")
-            weights = make_potential(new, self.potential.elements, seed).weights()
+            weights = make_potential(self.config.model, self.potential.elements, seed).weights()
         summary = self.trainer.converge(self.dataset.training, progress=progress, weights=weights)
         self.converged_at = self.updates
         return summary
