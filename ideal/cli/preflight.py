@@ -308,7 +308,7 @@ def _repeated(config: Config) -> list[Atoms]:
 
 
 def _same_code(labels: Sequence[Label], config: Config, name: str) -> Iterator[Finding]:
-    """Whether the labels of a file come from other codes than the run's: their energies count from other zeros."""
+    """Whether the labels of a file are from other codes than the run's, or other energies: both count differently."""
     ours = {code.type for code in (config.labelling.code, *config.labelling.codes.values())}
     theirs = {label.code.split()[0] for label in labels} - {"file"}
     if labels and theirs - ours:
@@ -319,6 +319,18 @@ def _same_code(labels: Sequence[Label], config: Config, name: str) -> Iterator[F
             "energies of different codes count from different zeros, and a model that learns both takes the "
             "difference for structure; label these structures anew (remove energies and forces from the file), or "
             "give labelling.code.energy_offsets",
+        )
+    smeared = sorted(
+        code.type for code in (config.labelling.code, *config.labelling.codes.values()) if getattr(code, "smearing", 0)
+    )
+    other = sum(label.code == "file" and label.energy_kind != "free_energy" for label in labels)
+    if other and smeared:
+        yield Finding(
+            "warning",
+            "data",
+            f"{other} labels in {name} have an energy and no free energy, the run's own ({', '.join(smeared)}, with "
+            "smearing) are free energies: where the electrons of the file were smeared too, write their free energies "
+            "into it as `free_energy`",
         )
 
 

@@ -9,6 +9,8 @@ from ase.build import bulk
 from ase.io import write
 from typer.testing import Result
 
+from ideal.cli.preflight import _same_code
+from ideal.config import parse_config
 from ideal.dataset import write_labels
 from ideal.labelling.store import LabelStore
 from ideal.records import Label
@@ -39,6 +41,20 @@ def test_labels_of_another_code(folder: Path, copper: Atoms, ideal_run: Callable
     assert "holds labels of gpaw, the run labels with ase" in said and "energy_offsets" in said
     write_labels(folder / "initial.extxyz", given("ase x"))
     assert "holds labels of" not in ideal_run("check").stdout
+
+
+def test_energies_beside_free_energies(folder: Path, copper: Atoms) -> None:
+    def said(code: str, **settings: float) -> list[str]:
+        config = tiny_config()
+        config["labelling"]["code"] = {"type": code, **settings}
+        return [finding.text for finding in _same_code(labels, parse_config(config, folder), "initial.extxyz")]
+
+    labels = [Label("a", copper, -1.0, np.zeros((32, 3)), None, "file", kind) for kind in ("total_energy",) * 2]
+    (text,) = said("gpaw", smearing=0.1)
+    assert "2 labels in initial.extxyz have an energy and no free energy" in text and "`free_energy`" in text
+    assert said("gpaw", smearing=0.0) == said("tblite") == []
+    labels = [Label("a", copper, -1.0, np.zeros((32, 3)), None, "file", "free_energy")]
+    assert said("gpaw", smearing=0.1) == []
 
 
 def test_further_codes_and_shared_store(folder: Path, ideal_run: Callable[..., Result]) -> None:
