@@ -11,7 +11,8 @@ import pytest
 from ase.io import read
 
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
-from tests.lammps_plugin.conftest import Run
+
+from .conftest import Run
 
 pytestmark = pytest.mark.lammps
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lammps"

@@ -14,7 +14,8 @@ from ase.io.lammpsdata import write_lammps_data
 
 from ideal.soap import SoapPowerSpectrum
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
-from tests.lammps_plugin.conftest import Run
+
+from .conftest import Run
 
 pytestmark = pytest.mark.lammps
 several_ranks = pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])

@@ -12,8 +12,9 @@ from ase.io.lammpsdata import write_lammps_data
 
 from ideal.config import ModelConfig
 from ideal.models.m3gnet import M3GNetPotential
-from tests.lammps_plugin.conftest import Run
-from tests.lammps_plugin.test_fix_ideal import dumped, learned, lithium, structures
+
+from .conftest import Run
+from .test_fix_ideal import dumped, learned, lithium, structures
 
 pytestmark = pytest.mark.lammps
 
