@@ -11,12 +11,11 @@ once.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ideal.config_codes import CODES as CODES
 from ideal.config_codes import AbinitConfig as AbinitConfig
@@ -36,6 +35,12 @@ from ideal.config_codes import PyscfConfig as PyscfConfig
 from ideal.config_codes import TbliteConfig as TbliteConfig
 from ideal.config_codes import TeacherConfig as TeacherConfig
 from ideal.config_codes import VaspConfig as VaspConfig
+from ideal.config_dynamics import MolecularDynamicsConfig as MolecularDynamicsConfig
+from ideal.config_dynamics import PressureOrSchedule as PressureOrSchedule
+from ideal.config_dynamics import SamplerConfig as SamplerConfig
+from ideal.config_dynamics import SchedulePoint as SchedulePoint
+from ideal.config_dynamics import TemperatureOrSchedule as TemperatureOrSchedule
+from ideal.config_dynamics import TrajectoryConfig as TrajectoryConfig
 from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
 from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
@@ -43,158 +48,21 @@ from ideal.config_executors import ParslExecutorConfig as ParslExecutorConfig
 from ideal.config_labelling import CodeRule as CodeRule
 from ideal.config_labelling import LabelGateConfig as LabelGateConfig
 from ideal.config_labelling import LabellingConfig as LabellingConfig
+from ideal.config_learning import DatasetConfig as DatasetConfig
+from ideal.config_learning import FinalConfig as FinalConfig
+from ideal.config_learning import LossConfig as LossConfig
+from ideal.config_learning import ModelConfig as ModelConfig
+from ideal.config_learning import OnlineConfig as OnlineConfig
+from ideal.config_learning import PretrainConfig as PretrainConfig
+from ideal.config_learning import RattleConfig as RattleConfig
+from ideal.config_learning import TrainingConfig as TrainingConfig
 from ideal.config_messages import explain, explain_yaml
 from ideal.config_section import Section as Section
 from ideal.errors import ConfigError, did_you_mean
 from ideal.quantities import (
-    Duration,
-    Energy,
     Force,
-    InverseTime,
     Length,
-    Pressure,
-    Temperature,
-    Time,
-    parse_quantity,
 )
-
-# --- dynamics ---------------------------------------------------------------------------------------------------------
-
-
-class SchedulePoint(Section):
-    """One corner of a piecewise linear schedule."""
-
-    time: Time = Field(ge=0, description="Simulated time (fs, or text such as '2 ps').")
-    value: float | str = Field(description="Value at that time, in the unit of the quantity scheduled.")
-
-
-_FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
-_FOLLOW_PRESSURE = ("npt_berendsen",)
-
-
-def _check_schedule(name: str, points: list[SchedulePoint]) -> None:
-    if not points:
-        raise ValueError(f"{name}: an empty schedule; write a number or at least one {{time, value}} point")
-    times = [point.time for point in points]
-    if any(later <= earlier for earlier, later in pairwise(times)):
-        raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
-    for position, point in enumerate(points):
-        try:
-            parse_quantity(point.value, name)
-        except ValueError as error:
-            raise ValueError(f"{name}.{position}.value: {error}") from None
-
-
-def _is_schedule(value: Any) -> str:
-    return "schedule" if isinstance(value, list | dict) else "number"
-
-
-TemperatureOrSchedule = Annotated[
-    Annotated[Temperature, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")],
-    Discriminator(_is_schedule),
-]
-PressureOrSchedule = Annotated[
-    Annotated[Pressure, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")], Discriminator(_is_schedule)
-]
-
-
-class MolecularDynamicsConfig(Section):
-    """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
-
-    type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
-    ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
-        "nvt_langevin",
-        description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk "
-        "(isotropic Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
-    )
-    timestep: Time = Field(1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids.")
-    steps: int = Field(1000, ge=1, description="Number of time steps.")
-    temperature: TemperatureOrSchedule = Field(
-        300.0,
-        description="Target temperature in K, or a list of {time, value} points joined by straight lines.",
-    )
-    initial_temperature: Temperature | None = Field(
-        None,
-        ge=0,
-        description="Temperature of the Maxwell-Boltzmann velocities at the start; null: the first target. "
-        "Velocities that the structure file carries are kept instead when this is null.",
-    )
-    friction: InverseTime = Field(0.005, gt=0, description="Langevin friction in 1/fs.")
-    thermostat_time: Time = Field(100.0, gt=0, description="Relaxation time of the other thermostats in fs.")
-    pressure: PressureOrSchedule = Field(
-        0.0, description="Target pressure in eV/Å³ (text: '1 GPa'), or a list of {time, value} points."
-    )
-    barostat_time: Time = Field(1000.0, gt=0, description="Relaxation time of the barostat in fs.")
-    compressibility: float = Field(
-        14.5,
-        gt=0,
-        description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
-    )
-    fix_atoms: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[],
-        description="Indices of atoms that never move (added to constraints in the structure file).",
-    )
-
-    @model_validator(mode="after")
-    def _check_schedules(self) -> MolecularDynamicsConfig:
-        for name in ("temperature", "pressure"):
-            points = getattr(self, name)
-            if isinstance(points, list):
-                _check_schedule(name, points)
-        temperatures = self.schedule("temperature")[1]
-        if min(temperatures) < 0:
-            raise ValueError(f"temperature {min(temperatures):g} K is negative: write values of at least 0")
-        if isinstance(self.temperature, list) and self.ensemble not in _FOLLOW_TEMPERATURE:
-            raise ValueError(
-                f"{self.ensemble} cannot follow a temperature schedule; write one number, or choose an ensemble of "
-                f"{', '.join(_FOLLOW_TEMPERATURE)}"
-            )
-        if isinstance(self.pressure, list) and self.ensemble not in _FOLLOW_PRESSURE:
-            raise ValueError(
-                f"{self.ensemble} cannot follow a pressure schedule; write one number, or choose the ensemble "
-                f"{', '.join(_FOLLOW_PRESSURE)}"
-            )
-        if self.pressure != 0 and not self.ensemble.startswith("npt"):
-            raise ValueError(
-                f"{self.ensemble} keeps the volume and cannot hold pressure {self.pressure:g} eV/Å³; remove "
-                "`pressure` or "
-                "choose npt_berendsen or npt_mtk"
-            )
-        return self
-
-    def schedule(self, name: Literal["temperature", "pressure"]) -> tuple[list[float], list[float]]:
-        """Times (fs) and values (K or eV/Å³) of a schedule; one point when it is constant."""
-        points = getattr(self, name)
-        if not isinstance(points, list):
-            return [0.0], [float(points)]
-        return [p.time for p in points], [parse_quantity(p.value, name) for p in points]
-
-
-SamplerConfig = Annotated[MolecularDynamicsConfig, Field(description="How the trajectory moves.")]
-
-
-class TrajectoryConfig(Section):
-    """One trajectory: where it starts and how it moves."""
-
-    name: str = Field("md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'.")
-    structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
-    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
-    sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
-    code: str | None = Field(
-        None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
-    )
-    check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
-    max_temperature: Temperature = Field(
-        10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
-    )
-    max_force: Force = Field(50.0, gt=0, description="The run stops the trajectory above this force (eV/Å).")
-
-    @model_validator(mode="after")
-    def _check_repeat(self) -> TrajectoryConfig:
-        if min(self.repeat) < 1:
-            raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
-        return self
-
 
 # --- uncertainty ------------------------------------------------------------------------------------------------------
 
@@ -369,202 +237,7 @@ class EmbeddingConfig(Section):
     )
 
 
-# --- data, model, training --------------------------------------------------------------------------------------------
-
-
-class RattleConfig(Section):
-    """Initial structures made from the starting structures when no data set is at hand."""
-
-    count: int = Field(0, ge=0, description="Structures to make and label before the dynamics starts; 0: none.")
-    rattle: Length = Field(0.1, ge=0, description="Standard deviation of the displacements in Å.")
-    strain: float = Field(0.03, ge=0, lt=0.5, description="Largest strain component.")
-    max_atoms: int = Field(
-        64,
-        ge=1,
-        description="Larger starting structures are reduced to whole repeat units; disordered ones are refused.",
-    )
-
-
-class DatasetConfig(Section):
-    """Labelled structures known before the run."""
-
-    initial: Path | None = Field(
-        None,
-        description="Structures to train on at the start (extended XYZ, ASE formats); unlabelled ones are labelled "
-        "first.",
-    )
-    rattled: RattleConfig = Field(
-        default_factory=RattleConfig, description="Initial structures made by the run itself."
-    )
-    held_out: Path | None = Field(None, description="Labelled frames never trained on: parity plots before and after.")
-    validation_fraction: float = Field(0.1, ge=0, lt=1, description="Part of the labels kept for validation.")
-
-
-class ModelConfig(Section):
-    """The machine-learned potential."""
-
-    type: Literal["m3gnet", "tensornet", "custom"] = Field(
-        "m3gnet",
-        description="m3gnet (Chen and Ong 2022) or tensornet (Simeon and De Fabritiis 2023) as implemented in matgl; "
-        "custom: a class of your own.",
-    )
-    module: str | None = Field(
-        None,
-        description="Class of a custom model, package.module:Class or path/to/file.py:Class (docs/extending.md); the "
-        "path counts from the configuration's folder, else from the present one.",
-    )
-    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of a custom model's `new`.")
-    path: str | None = Field(
-        None, description="Start from this model directory or matgl model name instead of random weights."
-    )
-    elements: list[str] | None = Field(
-        None, description="Elements of a new model; null: those of the data and structures."
-    )
-    n_blocks: int = Field(2, ge=1, description="Message-passing blocks.")
-    units: int = Field(32, ge=4, description="Width of the network.")
-    max_n: int = Field(3, ge=1, description="Radial functions of M3GNet's three-body term.")
-    max_l: int = Field(3, ge=1, le=4, description="Angular functions of M3GNet's three-body term.")
-    n_radial: int = Field(32, ge=1, description="Radial functions of TensorNet.")
-    cutoff: Length = Field(5.0, gt=0, description="Two-body cutoff in Å.")
-    threebody_cutoff: Length = Field(4.0, gt=0, description="M3GNet's three-body cutoff in Å.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
-    threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
-    chunk_atoms: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto",
-        description="Atoms evaluated at a time, layer by layer; auto: as many as suit the processor's cache. Memory "
-        "grows with all atoms but little, and no result depends on it beyond rounding. M3GNet alone.",
-    )
-    dispersion: DispersionConfig | None = Field(
-        None,
-        description="Dispersion added to the model in dynamics: for labels without it. The model learns labels as they "
-        "are; `functional` must be named.",
-    )
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> ModelConfig:
-        if (self.type == "custom") != (self.module is not None):
-            verb = "needs" if self.type == "custom" else "takes no"
-            raise ValueError(
-                f"type: {self.type} {verb} `module`; write type: custom and module: path/to/file.py:Class, or neither"
-            )
-        if self.dispersion is not None and self.dispersion.functional is None:
-            raise ValueError("dispersion: a model has no functional of its own; write `functional`, such as pbe")
-        return self
-
-
-class LossConfig(Section):
-    """Huber loss on energy per atom, forces and stress."""
-
-    energy: float = Field(1.0, ge=0, description="Weight of the energy per atom (eV).")
-    force: float = Field(1.0, ge=0, description="Weight of the forces (eV/Å).")
-    stress: float = Field(0.1, ge=0, description="Weight of the stress (GPa).")
-    delta: float = Field(0.1, gt=0, description="Huber delta, in the unit of each term.")
-    filler: float = Field(
-        1.0,
-        ge=0,
-        description="Weight of the forces on the filler of embedded cells, relative to their core; 0: the core alone.",
-    )
-
-
-class PretrainConfig(Section):
-    """Training on the initial data."""
-
-    epochs: int = Field(100, ge=0, description="Passes over the initial data; 0: none.")
-    learning_rate: float = Field(
-        2e-3,
-        gt=0,
-        description="Peak learning rate; decays to a hundredth by a cosine. Two blocks of 32 units bear 3e-3, three of "
-        "64 units do not.",
-    )
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
-    max_seconds: Duration | None = Field(
-        None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
-    )
-
-
-class OnlineConfig(Section):
-    """Update of the model when new labels arrive."""
-
-    epochs: int = Field(12, ge=1, description="Passes over the new labels per update.")
-    learning_rate: float = Field(
-        1e-3,
-        gt=0,
-        description="Peak learning rate; decays to a hundredth in every update. 1e-4 for a large model that was "
-        "pretrained elsewhere.",
-    )
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
-    replay: int = Field(16, ge=0, description="Old structures drawn per pass, by importance.")
-    rescore: int = Field(16, ge=0, description="Old structures whose error is evaluated anew per update.")
-    fitted_energy: Energy = Field(
-        0.001, ge=0, description="New labels are learned when their energy (eV/atom) is met within this and ..."
-    )
-    fitted_force: Force = Field(
-        0.01,
-        ge=0,
-        description="... their forces (eV/Å, mean absolute error) within this: the update ends. An error on "
-        "validation labels below both never undoes an update.",
-    )
-    gate: Literal["balanced", "strict"] = Field(
-        "balanced",
-        description="What undoes an update. Always: no smaller loss on new and validation labels together. strict: "
-        "also a larger loss on the validation labels, so that a few cold crystals can forbid to learn a melt. "
-        "balanced: only a larger loss on them that exceeds the one on the new labels too. Validation labels are those "
-        "of the start.",
-    )
-    retries: int = Field(
-        1,
-        ge=0,
-        description="An update that does not help is tried so many times more, at half the rate and with the "
-        "optimizer's memory cleared.",
-    )
-    max_seconds: Duration | None = Field(
-        None, gt=0, description="Stop an update after this time; makes runs depend on the clock."
-    )
-
-
-class FinalConfig(Section):
-    """Convergence on all labels when the run is over."""
-
-    epochs: int = Field(100, ge=0, description="Passes over all labels at most; 0: no final training.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate; decays to a hundredth by a cosine.")
-    batch_size: int = Field(4, ge=1, description="Structures per step.")
-    patience: int = Field(50, ge=1, description="Stop after so many passes without a better model.")
-    max_seconds: Duration | None = Field(
-        900.0, gt=0, description="Time budget (15 min); the rate decays within it. null: none."
-    )
-    start: Literal["continue", "scratch"] = Field(
-        "continue", description="continue: from the weights of the run; scratch: from new random ones."
-    )
-
-
-class TrainingConfig(Section):
-    """How the model learns."""
-
-    loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
-    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="Training on the initial data.")
-    online: OnlineConfig = Field(default_factory=OnlineConfig, description="Update when new labels arrive.")
-    final: FinalConfig = Field(default_factory=FinalConfig, description="Convergence when the run is over.")
-    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    average: float = Field(
-        0.99,
-        ge=0,
-        lt=1,
-        description="Decay of the running average of the weights, per step; the averaged weights are judged, used and "
-        "saved. 0: none.",
-    )
-    validation_sample: int = Field(
-        32, ge=1, description="Validation labels looked at, a fixed random sample when there are more."
-    )
-    max_atoms: int = Field(
-        256,
-        ge=1,
-        description="Atoms evaluated at once; a larger batch is taken in parts, with the same result. Lower it when "
-        "memory runs out.",
-    )
-    isolated_atoms: dict[str, Energy] | None = Field(
-        None,
-        description="Energies of isolated atoms (eV) by element; they say how elements differ where the labels do not.",
-    )
+# --- engine, and the whole --------------------------------------------------------------------------------------------
 
 
 class EngineConfig(Section):

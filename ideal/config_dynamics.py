@@ -1,0 +1,147 @@
+"""The dynamics part of the configuration: trajectories, samplers, schedules."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ideal.config_section import Section
+from ideal.quantities import Force, InverseTime, Pressure, Temperature, Time, parse_quantity
+
+
+class SchedulePoint(Section):
+    """One corner of a piecewise linear schedule."""
+
+    time: Time = Field(ge=0, description="Simulated time (fs, or text such as '2 ps').")
+    value: float | str = Field(description="Value at that time, in the unit of the quantity scheduled.")
+
+
+_FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
+_FOLLOW_PRESSURE = ("npt_berendsen",)
+
+
+def _check_schedule(name: str, points: list[SchedulePoint]) -> None:
+    if not points:
+        raise ValueError(f"{name}: an empty schedule; write a number or at least one {{time, value}} point")
+    times = [point.time for point in points]
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
+    for position, point in enumerate(points):
+        try:
+            parse_quantity(point.value, name)
+        except ValueError as error:
+            raise ValueError(f"{name}.{position}.value: {error}") from None
+
+
+def _is_schedule(value: Any) -> str:
+    return "schedule" if isinstance(value, list | dict) else "number"
+
+
+TemperatureOrSchedule = Annotated[
+    Annotated[Temperature, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")],
+    Discriminator(_is_schedule),
+]
+PressureOrSchedule = Annotated[
+    Annotated[Pressure, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")], Discriminator(_is_schedule)
+]
+
+
+class MolecularDynamicsConfig(Section):
+    """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
+
+    type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
+    ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
+        "nvt_langevin",
+        description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk "
+        "(isotropic Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
+    )
+    timestep: Time = Field(1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids.")
+    steps: int = Field(1000, ge=1, description="Number of time steps.")
+    temperature: TemperatureOrSchedule = Field(
+        300.0,
+        description="Target temperature in K, or a list of {time, value} points joined by straight lines.",
+    )
+    initial_temperature: Temperature | None = Field(
+        None,
+        ge=0,
+        description="Temperature of the Maxwell-Boltzmann velocities at the start; null: the first target. "
+        "Velocities that the structure file carries are kept instead when this is null.",
+    )
+    friction: InverseTime = Field(0.005, gt=0, description="Langevin friction in 1/fs.")
+    thermostat_time: Time = Field(100.0, gt=0, description="Relaxation time of the other thermostats in fs.")
+    pressure: PressureOrSchedule = Field(
+        0.0, description="Target pressure in eV/Å³ (text: '1 GPa'), or a list of {time, value} points."
+    )
+    barostat_time: Time = Field(1000.0, gt=0, description="Relaxation time of the barostat in fs.")
+    compressibility: float = Field(
+        14.5,
+        gt=0,
+        description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
+    )
+    fix_atoms: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[],
+        description="Indices of atoms that never move (added to constraints in the structure file).",
+    )
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> MolecularDynamicsConfig:
+        for name in ("temperature", "pressure"):
+            points = getattr(self, name)
+            if isinstance(points, list):
+                _check_schedule(name, points)
+        temperatures = self.schedule("temperature")[1]
+        if min(temperatures) < 0:
+            raise ValueError(f"temperature {min(temperatures):g} K is negative: write values of at least 0")
+        if isinstance(self.temperature, list) and self.ensemble not in _FOLLOW_TEMPERATURE:
+            raise ValueError(
+                f"{self.ensemble} cannot follow a temperature schedule; write one number, or choose an ensemble of "
+                f"{', '.join(_FOLLOW_TEMPERATURE)}"
+            )
+        if isinstance(self.pressure, list) and self.ensemble not in _FOLLOW_PRESSURE:
+            raise ValueError(
+                f"{self.ensemble} cannot follow a pressure schedule; write one number, or choose the ensemble "
+                f"{', '.join(_FOLLOW_PRESSURE)}"
+            )
+        if self.pressure != 0 and not self.ensemble.startswith("npt"):
+            raise ValueError(
+                f"{self.ensemble} keeps the volume and cannot hold pressure {self.pressure:g} eV/Å³; remove "
+                "`pressure` or "
+                "choose npt_berendsen or npt_mtk"
+            )
+        return self
+
+    def schedule(self, name: Literal["temperature", "pressure"]) -> tuple[list[float], list[float]]:
+        """Times (fs) and values (K or eV/Å³) of a schedule; one point when it is constant."""
+        points = getattr(self, name)
+        if not isinstance(points, list):
+            return [0.0], [float(points)]
+        return [p.time for p in points], [parse_quantity(p.value, name) for p in points]
+
+
+SamplerConfig = Annotated[MolecularDynamicsConfig, Field(description="How the trajectory moves.")]
+
+
+class TrajectoryConfig(Section):
+    """One trajectory: where it starts and how it moves."""
+
+    name: str = Field("md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'.")
+    structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
+    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
+    sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
+    code: str | None = Field(
+        None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
+    )
+    check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
+    max_temperature: Temperature = Field(
+        10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
+    )
+    max_force: Force = Field(50.0, gt=0, description="The run stops the trajectory above this force (eV/Å).")
+
+    @model_validator(mode="after")
+    def _check_repeat(self) -> TrajectoryConfig:
+        if min(self.repeat) < 1:
+            raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
+        return self
