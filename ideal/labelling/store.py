@@ -33,6 +33,9 @@ from ideal.records import FailedLabel, Label
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "fuse.sshfs", "ceph", "afs", "9p")
 """Where the memory that write-ahead mode shares between processes does not reach other machines."""
 
+BUSY_SECONDS = 60.0
+"""How long to wait for another process that writes."""
+
 _LABEL = """SELECT l.key, r.header, r.arrays, r.info, l.energy, l.forces, l.stress, l.code, l.energy_kind, l.seconds,
 l.digest FROM labels l JOIN requests r ON r.key = l.key"""
 _FAILURE = """SELECT f.key, r.header, r.arrays, r.info, f.cause, f.log_tail, f.seconds, f.code, f.folder,
@@ -254,7 +257,7 @@ class LabelStore:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> sqlite3.Connection:
-        options: dict[str, Any] = {"timeout": 60.0, "isolation_level": None, "check_same_thread": False}
+        options: dict[str, Any] = {"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False}
         if not self.read_only:
             return sqlite3.connect(self.path, **options)
         uri = self.path.resolve().as_uri()
@@ -295,13 +298,24 @@ class LabelStore:
             return
         if empty:
             self._connection.execute("PRAGMA page_size = 4096")
-        value(f"journal_mode = {'DELETE' if on_network(self.path) else 'WAL'}")
+        self._set_journal_mode("delete" if on_network(self.path) else "wal")
         self._connection.execute("PRAGMA synchronous = FULL")
         if not empty and (verdict := value("quick_check(1)")) != "ok":
             raise sqlite3.DatabaseError(f"malformed: {verdict}")
         if empty or version < SCHEMA_VERSION:
             with self._transaction() as connection:
                 self._make_tables(connection)
+
+    def _set_journal_mode(self, mode: str) -> None:
+        """Wait for other processes here: SQLite does not, it refuses this change at once while they write."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while self._value("journal_mode") != mode:
+            try:
+                self._value(f"journal_mode = {mode}")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         """Make or upgrade the tables; another process may have been first."""

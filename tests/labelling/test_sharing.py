@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_two_processes_share_the_work(tmp_path, marks):
         assert store.counts() == {"done": 6, "failed": 0, "pending": 0}
         assert store._read("SELECT COUNT(*) FROM claims")[0][0] == 0
     assert len(list(marks.iterdir())) == 6, "a label was calculated twice"
+
+
+def test_a_new_store_opens_while_another_process_makes_its_tables(tmp_path):
+    path = tmp_path / "shared.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # SQLite refuses another's change of the journal mode now, without waiting
+    release = Timer(0.5, other.rollback)
+    release.start()
+    with LabelStore(path) as store:
+        assert store.counts() == {"done": 0, "failed": 0, "pending": 0}
+        assert store._value("journal_mode") == "wal"
+    release.join()
+    other.close()
 
 
 @pytest.mark.slow
