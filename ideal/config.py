@@ -36,10 +36,7 @@ from ideal.config_codes import TbliteConfig as TbliteConfig
 from ideal.config_codes import TeacherConfig as TeacherConfig
 from ideal.config_codes import VaspConfig as VaspConfig
 from ideal.config_dynamics import MolecularDynamicsConfig as MolecularDynamicsConfig
-from ideal.config_dynamics import PressureOrSchedule as PressureOrSchedule
 from ideal.config_dynamics import SamplerConfig as SamplerConfig
-from ideal.config_dynamics import SchedulePoint as SchedulePoint
-from ideal.config_dynamics import TemperatureOrSchedule as TemperatureOrSchedule
 from ideal.config_dynamics import TrajectoryConfig as TrajectoryConfig
 from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
@@ -57,6 +54,10 @@ from ideal.config_learning import PretrainConfig as PretrainConfig
 from ideal.config_learning import RattleConfig as RattleConfig
 from ideal.config_learning import TrainingConfig as TrainingConfig
 from ideal.config_messages import explain, explain_yaml
+from ideal.config_sampler import PressureOrSchedule as PressureOrSchedule
+from ideal.config_sampler import SamplerSection as SamplerSection
+from ideal.config_sampler import SchedulePoint as SchedulePoint
+from ideal.config_sampler import TemperatureOrSchedule as TemperatureOrSchedule
 from ideal.config_section import Section as Section
 from ideal.errors import ConfigError, did_you_mean
 from ideal.quantities import (

@@ -1,55 +1,21 @@
-"""The dynamics part of the configuration: trajectories, samplers, schedules."""
+"""The dynamics part of the configuration: molecular dynamics, trajectories."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from ideal.config_sampler import PressureOrSchedule, SamplerSection, TemperatureOrSchedule, check_schedule
 from ideal.config_section import Section
-from ideal.quantities import Force, InverseTime, Pressure, Temperature, Time, parse_quantity
-
-
-class SchedulePoint(Section):
-    """One corner of a piecewise linear schedule."""
-
-    time: Time = Field(ge=0, description="Simulated time (fs, or text such as '2 ps').")
-    value: float | str = Field(description="Value at that time, in the unit of the quantity scheduled.")
-
+from ideal.quantities import Force, InverseTime, Temperature, Time, parse_quantity
 
 _FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
 _FOLLOW_PRESSURE = ("npt_berendsen",)
 
 
-def _check_schedule(name: str, points: list[SchedulePoint]) -> None:
-    if not points:
-        raise ValueError(f"{name}: an empty schedule; write a number or at least one {{time, value}} point")
-    times = [point.time for point in points]
-    if any(later <= earlier for earlier, later in pairwise(times)):
-        raise ValueError(f"{name}: the times {times} fs do not increase; sort the points by time")
-    for position, point in enumerate(points):
-        try:
-            parse_quantity(point.value, name)
-        except ValueError as error:
-            raise ValueError(f"{name}.{position}.value: {error}") from None
-
-
-def _is_schedule(value: Any) -> str:
-    return "schedule" if isinstance(value, list | dict) else "number"
-
-
-TemperatureOrSchedule = Annotated[
-    Annotated[Temperature, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")],
-    Discriminator(_is_schedule),
-]
-PressureOrSchedule = Annotated[
-    Annotated[Pressure, Tag("number")] | Annotated[list[SchedulePoint], Tag("schedule")], Discriminator(_is_schedule)
-]
-
-
-class MolecularDynamicsConfig(Section):
+class MolecularDynamicsConfig(SamplerSection):
     """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
 
     type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
@@ -81,17 +47,13 @@ class MolecularDynamicsConfig(Section):
         gt=0,
         description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
     )
-    fix_atoms: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[],
-        description="Indices of atoms that never move (added to constraints in the structure file).",
-    )
 
     @model_validator(mode="after")
     def _check_schedules(self) -> MolecularDynamicsConfig:
         for name in ("temperature", "pressure"):
             points = getattr(self, name)
             if isinstance(points, list):
-                _check_schedule(name, points)
+                check_schedule(name, points)
         temperatures = self.schedule("temperature")[1]
         if min(temperatures) < 0:
             raise ValueError(f"temperature {min(temperatures):g} K is negative: write values of at least 0")
@@ -112,6 +74,25 @@ class MolecularDynamicsConfig(Section):
                 "choose npt_berendsen or npt_mtk"
             )
         return self
+
+    @property
+    def fs_per_step(self) -> float:
+        """The time step in fs."""
+        return self.timestep
+
+    def thermostat(self) -> tuple[list[float], list[float]] | None:
+        """Times (fs) and targets (K); None in nve."""
+        return None if self.ensemble == "nve" else self.schedule("temperature")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Ensemble, time step, targets."""
+        facts = [("Ensemble", self.ensemble), ("Time step", f"{self.timestep:g} fs")]
+        if thermostat := self.thermostat():
+            facts.append(("Target temperature", " → ".join(f"{value:g}" for value in thermostat[1]) + " K"))
+        if self.ensemble.startswith("npt"):
+            targets = self.schedule("pressure")[1]
+            facts.append(("Target pressure", " → ".join(f"{value:g}" for value in targets) + " eV/Å³"))
+        return facts
 
     def schedule(self, name: Literal["temperature", "pressure"]) -> tuple[list[float], list[float]]:
         """Times (fs) and values (K or eV/Å³) of a schedule; one point when it is constant."""

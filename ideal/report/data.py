@@ -107,8 +107,8 @@ class RunData:
     def target_temperature(self, trajectory: str) -> tuple[list[float], list[float]] | None:
         """Times (fs) and targets (K) of a trajectory's thermostat; None where there is none."""
         for candidate in self.config.trajectories if self.config else ():
-            if candidate.name == trajectory and candidate.sampler.ensemble != "nve":
-                return candidate.sampler.schedule("temperature")
+            if candidate.name == trajectory:
+                return candidate.sampler.thermostat()
         return None
 
 
@@ -217,7 +217,7 @@ class _Reader:
         return content
 
     def _frames(self, config: Config | None) -> dict[str, TrajectoryFrames]:
-        timesteps = {t.name: t.sampler.timestep for t in config.trajectories} if config else {}
+        timesteps = {t.name: t.sampler.fs_per_step for t in config.trajectories} if config else {}
         frames = {}
         for file in sorted((self.path / "trajectories").glob("*.extxyz")):
             trajectory = read_trajectory(file, timesteps.get(file.stem, 1.0))

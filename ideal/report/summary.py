@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ideal.config import GpawConfig, ModelConfig, TrajectoryConfig
+from ideal.config import GpawConfig, ModelConfig
 from ideal.report.calibration import Interval
 from ideal.report.data import RunData
 from ideal.report.drawing import duration, run_time
@@ -155,7 +155,8 @@ def _trajectories(run: RunData) -> Iterator[tuple[str, list[Row]]]:
             atoms = run.frames[name].atoms[0]
             rows.append(("Atoms", f"{len(atoms):,} ({atoms.get_chemical_formula(mode='metal', empirical=False)})"))
         if name in configured:
-            rows += _sampler(configured[name])
+            rows += configured[name].sampler.facts()
+            rows.append(("Structure", configured[name].structure.name))
         if name in run.log.traces:
             trace = run.log.traces[name]
             planned = f" of {configured[name].sampler.steps:,}" if name in configured else ""
@@ -168,22 +169,6 @@ def _trajectories(run: RunData) -> Iterator[tuple[str, list[Row]]]:
         if name in run.log.failed_trajectories:
             rows.append(("Stopped", run.log.failed_trajectories[name]))
         yield name, rows
-
-
-def _sampler(trajectory: TrajectoryConfig) -> list[Row]:
-    sampler = trajectory.sampler
-    rows = [
-        ("Ensemble", sampler.ensemble),
-        ("Time step", f"{sampler.timestep:g} fs"),
-    ]
-    if sampler.ensemble != "nve":
-        targets = sampler.schedule("temperature")[1]
-        rows.append(("Target temperature", " → ".join(f"{value:g}" for value in targets) + " K"))
-    if sampler.ensemble.startswith("npt"):
-        targets = sampler.schedule("pressure")[1]
-        rows.append(("Target pressure", " → ".join(f"{value:g}" for value in targets) + " eV/Å³"))
-    rows.append(("Structure", trajectory.structure.name))
-    return rows
 
 
 def _model(model: ModelConfig) -> str:

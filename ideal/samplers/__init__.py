@@ -5,7 +5,8 @@ from __future__ import annotations
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from ideal.config import MolecularDynamicsConfig
+from ideal.config import MolecularDynamicsConfig, SamplerSection
+from ideal.errors import ConfigError
 from ideal.samplers.base import Sampler
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 
@@ -13,7 +14,7 @@ __all__ = ["MolecularDynamics", "Sampler", "make_sampler"]
 
 
 def make_sampler(
-    config: MolecularDynamicsConfig,
+    config: SamplerSection,
     atoms: Atoms,
     calculator: BaseCalculator,
     seed: int,
@@ -33,7 +34,7 @@ def make_sampler(
         name: of the trajectory, for messages.
 
     Raises:
-        ConfigError: ``config`` does not fit the structure (such as an atom index out of range).
+        ConfigError: ``config`` belongs to no sampler, or does not fit the structure (an atom index out of range).
         SamplerError: the structure cannot be moved in this ensemble.
 
     Example:
@@ -44,4 +45,7 @@ def make_sampler(
         >>> sampler.step, sampler.finished
         (5, False)
     """
-    return MolecularDynamics(atoms, calculator, config, seed, max_temperature, max_force, name=name)
+    match config:
+        case MolecularDynamicsConfig():
+            return MolecularDynamics(atoms, calculator, config, seed, max_temperature, max_force, name=name)
+    raise ConfigError(f"trajectory {name!r}: no sampler belongs to {type(config).__name__}; add it to make_sampler")
