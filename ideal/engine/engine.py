@@ -151,9 +151,7 @@ class Engine:
                     self._journal.tell(StoreRescued(str(self._calculations.rescued)))
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
                     self._await_final_audit()
-                while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
-                    self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
-                    self._status("running", now=False)
+                self._loop()
                 self._audit_last_interval()
                 self._converge()
                 return self._finish()
@@ -233,10 +231,18 @@ class Engine:
         self._auditor, self._budget = auditor, budget
         self._calibrator = Calibrator(self.config, learner, auditor, self._journal)
         self._final_audit = FinalAudit()
-        self._asker = Asker(self.config, learner, auditor, budget, self._calculations, self._journal, self._pool)
+        self._asker = self._make_asker(learner)
         self._mover = Mover(self.config, learner, auditor, self._journal, after_step=self._stop_if_asked)
         self._requests = Requests(self.config, self._asker, self._mover, self._calculations, self._journal, self._save)
-        self._trajectories = [
+        self._trajectories = self._make_trajectories(learner, start)
+
+    def _make_asker(self, learner: Learner) -> Asker:
+        """What has cells made of a trajectory's frames."""
+        return Asker(self.config, learner, self._auditor, self._budget, self._calculations, self._journal, self._pool)
+
+    def _make_trajectories(self, learner: Learner, start: StartingPoint) -> list[Trajectory]:
+        """The trajectories at their start."""
+        return [
             Trajectory(
                 config,
                 make_sampler(
@@ -275,6 +281,12 @@ class Engine:
             self._wait_for_labels("starting")
 
     # --- loop ---------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        """Until every trajectory is over."""
+        while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
+            self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
+            self._status("running", now=False)
 
     @property
     def _is_serial(self) -> bool:

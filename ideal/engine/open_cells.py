@@ -31,6 +31,7 @@ class OpenCell:
         threshold: u above which an atom counted as uncertain when the frame asked.
         limit: u that the filler may reach.
         weight: environments that an audited atom stands for; None otherwise.
+        name: number of the first center where the frame is a part of a larger one; None: its index.
     """
 
     atoms: Atoms
@@ -41,11 +42,12 @@ class OpenCell:
     threshold: float
     limit: float
     weight: float | None = None
+    name: int | None = None
 
     @property
     def atom(self) -> int:
         """The atom that the cell is named after."""
-        return self.centers[0]
+        return self.centers[0] if self.name is None else self.name
 
     def seed(self, seed: int) -> int:
         """Of its crops; one stream per trajectory, step, atom and purpose."""
@@ -69,6 +71,7 @@ def cells_state(cells: Sequence[OpenCell]) -> dict[str, Any]:
                 "threshold": cell.threshold,
                 "limit": cell.limit,
                 "weight": cell.weight,
+                "name": cell.name,
             }
             for cell in cells
         ],
@@ -88,6 +91,7 @@ def cells_from_state(state: Mapping[str, Any]) -> list[OpenCell]:
             threshold=cell["threshold"],
             limit=cell["limit"],
             weight=cell["weight"],
+            name=cell.get("name"),
         )
         for cell in state["cells"]
     ]
