@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ideal.config import FinalConfig, OnlineConfig, PretrainConfig, TrainingConfig
 from ideal.errors import TrainingError
@@ -124,10 +125,12 @@ def test_fine_tuning_a_checkpoint_of_matgl(labels: list[Label], tmp_path: Path) 
     from matgl.apps.pes import Potential
     from matgl.models import M3GNet
 
-    model = M3GNet(
-        element_types=("Al", "Cu", "Ni"), dim_node_embedding=8, dim_edge_embedding=8, units=8, nblocks=1, max_n=2,
-        max_l=2, is_intensive=False, use_smooth=True, rbf_type="SphericalBessel",
-    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = M3GNet(
+            element_types=("Al", "Cu", "Ni"), dim_node_embedding=8, dim_edge_embedding=8, units=8, nblocks=1, max_n=2,
+            max_l=2, is_intensive=False, use_smooth=True, rbf_type="SphericalBessel",
+        )  # fmt: skip
     Potential(model, element_refs=np.array([-1.0, -2.0, -3.0])).save(tmp_path / "matgl")
     potential = M3GNetPotential.load(tmp_path / "matgl", device="cpu")
     assert potential.is_fitted
@@ -139,7 +142,7 @@ def test_fine_tuning_a_checkpoint_of_matgl(labels: list[Label], tmp_path: Path) 
     assert summary.before.energy_mae < 1.0
     np.testing.assert_array_equal(potential.evaluate(labels[0].atoms).forces, forces)
     assert potential.reference_energies["Ni"] == pytest.approx(50.0, abs=6.0)
-    config = QUICK.model_copy(update={"pretrain": PretrainConfig(epochs=6, learning_rate=1e-3, batch_size=2)})
+    config = QUICK.model_copy(update={"pretrain": PretrainConfig(epochs=6, learning_rate=1e-2, batch_size=2)})
     tuned = Trainer(potential, config, seed=0).pretrain(shifted)
     assert tuned.after.force_mae < tuned.before.force_mae
 
