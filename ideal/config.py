@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ideal.config_biased import BiasConfig as BiasConfig
+from ideal.config_biased import BiasedDynamicsConfig as BiasedDynamicsConfig
 from ideal.config_codes import CODES as CODES
 from ideal.config_codes import AbinitConfig as AbinitConfig
 from ideal.config_codes import AimsConfig as AimsConfig
@@ -35,9 +37,10 @@ from ideal.config_codes import PyscfConfig as PyscfConfig
 from ideal.config_codes import TbliteConfig as TbliteConfig
 from ideal.config_codes import TeacherConfig as TeacherConfig
 from ideal.config_codes import VaspConfig as VaspConfig
+from ideal.config_dynamics import DynamicsSection as DynamicsSection
 from ideal.config_dynamics import MolecularDynamicsConfig as MolecularDynamicsConfig
-from ideal.config_dynamics import SamplerConfig as SamplerConfig
-from ideal.config_dynamics import TrajectoryConfig as TrajectoryConfig
+from ideal.config_engine import EngineConfig as EngineConfig
+from ideal.config_engine import StopConfig as StopConfig
 from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
 from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
@@ -54,11 +57,14 @@ from ideal.config_learning import PretrainConfig as PretrainConfig
 from ideal.config_learning import RattleConfig as RattleConfig
 from ideal.config_learning import TrainingConfig as TrainingConfig
 from ideal.config_messages import explain, explain_yaml
+from ideal.config_monte_carlo import MonteCarloConfig as MonteCarloConfig
 from ideal.config_sampler import PressureOrSchedule as PressureOrSchedule
 from ideal.config_sampler import SamplerSection as SamplerSection
 from ideal.config_sampler import SchedulePoint as SchedulePoint
 from ideal.config_sampler import TemperatureOrSchedule as TemperatureOrSchedule
 from ideal.config_section import Section as Section
+from ideal.config_trajectory import SamplerConfig as SamplerConfig
+from ideal.config_trajectory import TrajectoryConfig as TrajectoryConfig
 from ideal.errors import ConfigError, did_you_mean
 from ideal.quantities import (
     Force,
@@ -241,21 +247,6 @@ class EmbeddingConfig(Section):
 # --- engine, and the whole --------------------------------------------------------------------------------------------
 
 
-class EngineConfig(Section):
-    """How the loop is run."""
-
-    mode: Literal["serial", "concurrent"] = Field(
-        "serial",
-        description="serial: trajectories take turns in a fixed order, the same seed gives the same run; "
-        "concurrent: trajectories move on while others wait for labels.",
-    )
-    max_labels: int | None = Field(None, ge=0, description="Ask for at most this many labels; null: no limit.")
-    checkpoint_every: int = Field(
-        200, ge=1, description="MD steps between two checkpoints of a trajectory that learns nothing."
-    )
-    write_every: int = Field(10, ge=1, description="MD steps between two frames in the trajectory file.")
-
-
 class Config(Section):
     """A run of ``ideal-run``."""
 
@@ -271,6 +262,7 @@ class Config(Section):
     model: ModelConfig = Field(default_factory=ModelConfig, description="The potential.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How the model learns.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="How the loop is run.")
+    stop: StopConfig = Field(default_factory=StopConfig, description="When the dynamics ends.")
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -292,6 +284,11 @@ class Config(Section):
             raise ValueError(
                 "training.final.start: scratch makes a model of the sizes in section model, unlike the one that "
                 "model.path names; write `continue`, or leave model.path out"
+            )
+        if self.stop.force_mae is not None and self.dataset.validation_fraction == 0:
+            raise ValueError(
+                "stop.force_mae: dataset.validation_fraction 0 keeps no validation labels to judge by; raise it, or leave "
+                "the rule out"
             )
         if self.dataset.initial is None and self.dataset.rattled.count == 0:
             raise ValueError(

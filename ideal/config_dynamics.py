@@ -1,24 +1,21 @@
-"""The dynamics part of the configuration: molecular dynamics, trajectories."""
+"""The configuration of molecular dynamics, and of the samplers that are molecular dynamics with something added."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ideal.config_sampler import PressureOrSchedule, SamplerSection, TemperatureOrSchedule, check_schedule
-from ideal.config_section import Section
-from ideal.quantities import Force, InverseTime, Temperature, Time, parse_quantity
+from ideal.quantities import InverseTime, Temperature, Time, parse_quantity
 
 _FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
 _FOLLOW_PRESSURE = ("npt_berendsen",)
 
 
-class MolecularDynamicsConfig(SamplerSection):
-    """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
+class DynamicsSection(SamplerSection):
+    """What every sampler that integrates equations of motion has."""
 
-    type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")
     ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
         "nvt_langevin",
         description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk "
@@ -49,7 +46,7 @@ class MolecularDynamicsConfig(SamplerSection):
     )
 
     @model_validator(mode="after")
-    def _check_schedules(self) -> MolecularDynamicsConfig:
+    def _check_schedules(self) -> DynamicsSection:
         for name in ("temperature", "pressure"):
             points = getattr(self, name)
             if isinstance(points, list):
@@ -102,27 +99,7 @@ class MolecularDynamicsConfig(SamplerSection):
         return [p.time for p in points], [parse_quantity(p.value, name) for p in points]
 
 
-SamplerConfig = Annotated[MolecularDynamicsConfig, Field(description="How the trajectory moves.")]
+class MolecularDynamicsConfig(DynamicsSection):
+    """ASE molecular dynamics at constant energy, temperature, or temperature and pressure."""
 
-
-class TrajectoryConfig(Section):
-    """One trajectory: where it starts and how it moves."""
-
-    name: str = Field("md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'.")
-    structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
-    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
-    sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
-    code: str | None = Field(
-        None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
-    )
-    check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
-    max_temperature: Temperature = Field(
-        10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
-    )
-    max_force: Force = Field(50.0, gt=0, description="The run stops the trajectory above this force (eV/Å).")
-
-    @model_validator(mode="after")
-    def _check_repeat(self) -> TrajectoryConfig:
-        if min(self.repeat) < 1:
-            raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
-        return self
+    type: Literal["molecular_dynamics"] = Field("molecular_dynamics", description="Kind of sampler.")

@@ -52,6 +52,7 @@ PressureOrSchedule = Annotated[
 class SamplerSection(Section):
     """What the configuration of every sampler has, and what engine, status and report ask of it."""
 
+    type: str = Field(description="Kind of sampler.")
     steps: int = Field(1000, ge=1, description="Number of steps.")
     fix_atoms: list[Annotated[int, Field(ge=0)]] = Field(
         default=[],

@@ -82,6 +82,13 @@ def test_minimal_configuration(folder: Path) -> None:
     assert config.labelling.code.type == "gpaw"
 
 
+@pytest.mark.parametrize("kind", ["molecular_dynamics", "biased_dynamics", "monte_carlo"])
+def test_samplers_go_by_their_type(folder: Path, kind: str) -> None:
+    config = parse(folder, (*SAMPLER, "type"), kind)
+    assert config.trajectories[0].sampler.type == kind
+    assert parse_config(yaml.safe_load(dump_config(config)), folder) == config
+
+
 def test_expanded_configuration_is_read_back_equal(folder: Path) -> None:
     data = edited(
         SAMPLER,
@@ -273,7 +280,7 @@ def test_wrong_quantities(folder: Path, path: tuple[Any, ...], value: Any, messa
             "nvt",
             "unknown value 'nvt'; valid: nve, nvt_langevin, nvt_bussi, npt_berendsen, npt_mtk",
         ),
-        ((*SAMPLER, "type"), "monte_carlo", "unknown value 'monte_carlo'; valid: molecular_dynamics"),
+        ((*SAMPLER, "type"), "warp_drive", "unknown value 'warp_drive'; valid: biased_dynamics, molecular_dynamics"),
         ((*SAMPLER, "fix_atoms"), "0-5", "expected a list, got '0-5'; write `[a, b, ...]`"),
         (SAMPLER, "nvt", "expected keys and values, got 'nvt'; write `key: value` lines below it"),
         (SAMPLER, None, "expected keys and values, got nothing; write a value or remove the key"),

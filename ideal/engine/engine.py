@@ -253,6 +253,7 @@ class Engine:
                     config.max_temperature,
                     config.max_force,
                     name=config.name,
+                    uncertainty=learner.uncertainty,
                 ),
             )
             for config in self.config.trajectories

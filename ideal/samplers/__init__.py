@@ -9,6 +9,7 @@ from ideal.config import MolecularDynamicsConfig, SamplerSection
 from ideal.errors import ConfigError
 from ideal.samplers.base import Sampler
 from ideal.samplers.molecular_dynamics import MolecularDynamics
+from ideal.uncertainty.base import AtomwiseUncertainty
 
 __all__ = ["MolecularDynamics", "Sampler", "make_sampler"]
 
@@ -21,6 +22,7 @@ def make_sampler(
     max_temperature: float = 10000.0,
     max_force: float = 50.0,
     name: str = "md",
+    uncertainty: AtomwiseUncertainty | None = None,
 ) -> Sampler:
     """The sampler that ``config.type`` names, at step 0.
 
@@ -32,9 +34,11 @@ def make_sampler(
         max_temperature: largest instantaneous temperature, K.
         max_force: largest force on a free atom, eV/Å.
         name: of the trajectory, for messages.
+        uncertainty: what biased samplers follow (`ideal.samplers.base`); it learns in place.
 
     Raises:
-        ConfigError: ``config`` belongs to no sampler, or does not fit the structure (an atom index out of range).
+        ConfigError: ``config`` belongs to no sampler, needs an uncertainty and gets none, or does not fit the
+            structure (an atom index out of range).
         SamplerError: the structure cannot be moved in this ensemble.
 
     Example:

@@ -2,7 +2,13 @@
 
 A sampler owns one configuration and moves it step by step. Its whole state can be read and set again, in
 another process too, and the continued trajectory is bitwise the uninterrupted one. To add a sampler, write a
-class with these members, a ``type`` in ``ideal.config`` and a line in `ideal.samplers.make_sampler`.
+class with these members, its configuration with a ``type`` of its own, a line in
+`ideal.config_trajectory.SamplerConfig` and one in `ideal.samplers.make_sampler`.
+
+A sampler that follows the uncertainty gets it from `make_sampler`. It is one object for the life of the
+sampler and learns in place; after every learning, of model or uncertainty, the engine calls `set_calculator`,
+and whatever was cached of either is void from then on. A resumed run makes new samplers with the loaded
+uncertainty and restores their state.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from ase.md.nptberendsen import NPTBerendsen
 from ase.md.verlet import VelocityVerlet
 
-from ideal.config import MolecularDynamicsConfig
+from ideal.config import DynamicsSection
 from ideal.errors import SamplerError
 from ideal.records import FloatArray
 from ideal.samplers.velocities import is_free
@@ -58,14 +58,14 @@ class Integrator:
     """Velocity Verlet at constant energy, and the interface of the other ensembles."""
 
     def __init__(
-        self, atoms: Atoms, config: MolecularDynamicsConfig, rng: np.random.Generator, degrees_of_freedom: int
+        self, atoms: Atoms, config: DynamicsSection, rng: np.random.Generator, degrees_of_freedom: int
     ) -> None:
         self.atoms = atoms
         self.degrees_of_freedom = degrees_of_freedom
         self.timestep = config.timestep * units.fs
         self._build(config, rng)
 
-    def _build(self, config: MolecularDynamicsConfig, rng: np.random.Generator) -> None:
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
         self._verlet = VelocityVerlet(self.atoms, self.timestep)
 
     def step(self) -> None:
@@ -84,7 +84,7 @@ class Integrator:
 
 
 class _Langevin(Integrator):
-    def _build(self, config: MolecularDynamicsConfig, rng: np.random.Generator) -> None:
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
         noise = InternalNoise(rng, self.atoms.get_masses()) if is_free(self.atoms) else rng
         self._langevin = Langevin(
             self.atoms,
@@ -104,7 +104,7 @@ class _Langevin(Integrator):
 
 
 class _Bussi(Integrator):
-    def _build(self, config: MolecularDynamicsConfig, rng: np.random.Generator) -> None:
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
         if self.atoms.get_kinetic_energy() <= 1e-12:
             raise SamplerError(
                 "nvt_bussi rescales velocities and cannot start from 0 K: set initial_temperature above 0, "
@@ -134,7 +134,7 @@ class _Bussi(Integrator):
 
 
 class _Berendsen(Integrator):
-    def _build(self, config: MolecularDynamicsConfig, rng: np.random.Generator) -> None:
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
         _require_periodic(self.atoms, config.ensemble)
         if self.atoms.get_kinetic_energy() <= 1e-12:
             raise SamplerError(
@@ -162,7 +162,7 @@ class _Berendsen(Integrator):
 
 
 class _MartynaTobiasKlein(Integrator):
-    def _build(self, config: MolecularDynamicsConfig, rng: np.random.Generator) -> None:
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
         _require_periodic(self.atoms, config.ensemble)
         if self.atoms.constraints:
             kinds = ", ".join(sorted({type(constraint).__name__ for constraint in self.atoms.constraints}))

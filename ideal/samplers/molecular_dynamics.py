@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 from ase.constraints import FixAtoms
 
-from ideal.config import MolecularDynamicsConfig
+from ideal.config import DynamicsSection
 from ideal.errors import ConfigError, SamplerError
 from ideal.samplers import velocities
 from ideal.samplers.integrators import INTEGRATORS
@@ -63,7 +63,7 @@ class MolecularDynamics:
         self,
         atoms: Atoms,
         calculator: BaseCalculator,
-        config: MolecularDynamicsConfig,
+        config: DynamicsSection,
         seed: int,
         max_temperature: float = 10000.0,
         max_force: float = 50.0,

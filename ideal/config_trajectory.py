@@ -1,0 +1,57 @@
+"""The configuration of a trajectory: where it starts, and which of all samplers moves it.
+
+A new sampler is one more line in `SamplerConfig` and in `ideal.samplers.make_sampler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ideal.config_biased import BiasedDynamicsConfig
+from ideal.config_dynamics import MolecularDynamicsConfig
+from ideal.config_monte_carlo import MonteCarloConfig
+from ideal.config_section import Section
+from ideal.quantities import Force, Temperature
+
+
+def _kind(value: Any) -> Any:
+    """The ``type`` of a sampler; molecular dynamics where none is named."""
+    if isinstance(value, Mapping):
+        return value.get("type", "molecular_dynamics")
+    return getattr(value, "type", "molecular_dynamics")
+
+
+SamplerConfig = Annotated[
+    Annotated[MolecularDynamicsConfig, Tag("molecular_dynamics")]
+    | Annotated[BiasedDynamicsConfig, Tag("biased_dynamics")]
+    | Annotated[MonteCarloConfig, Tag("monte_carlo")],
+    Discriminator(_kind),
+    Field(description="How the trajectory moves."),
+]
+
+
+class TrajectoryConfig(Section):
+    """One trajectory: where it starts and how it moves."""
+
+    name: str = Field("md", pattern=r"^[A-Za-z0-9_.-]+$", description="Name; letters, digits, '_', '.' and '-'.")
+    structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
+    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
+    sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
+    code: str | None = Field(
+        None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
+    )
+    check_every: int = Field(10, ge=1, description="MD steps between two looks at the uncertainty of every atom.")
+    max_temperature: Temperature = Field(
+        10000.0, gt=0, description="The run stops the trajectory above this instantaneous temperature (K)."
+    )
+    max_force: Force = Field(50.0, gt=0, description="The run stops the trajectory above this force (eV/Å).")
+
+    @model_validator(mode="after")
+    def _check_repeat(self) -> TrajectoryConfig:
+        if min(self.repeat) < 1:
+            raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
+        return self
