@@ -67,6 +67,7 @@ from ideal.config_trajectory import SamplerConfig as SamplerConfig
 from ideal.config_trajectory import TrajectoryConfig as TrajectoryConfig
 from ideal.errors import ConfigError, did_you_mean
 from ideal.quantities import (
+    Duration,
     Force,
     Length,
 )
@@ -237,6 +238,9 @@ class EmbeddingConfig(Section):
         ge=0,
         description="Processes that make cells beside dynamics and labelling; 0: the run makes them itself, in turn. "
         "The cells are the same.",
+    )
+    timeout: Duration = Field(
+        600.0, gt=0, description="Longest time that such a process may take for one cell (s); then the cell is refused."
     )
     output: Literal["cell", "cluster"] = Field(
         "cell",

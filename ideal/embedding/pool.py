@@ -201,11 +201,25 @@ class _Worker:
     def make(self, job: CellJob, config: EmbeddingConfig, uncertainty: SoapMahalanobis, version: int) -> Made:
         jobs: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         cells: IO[bytes] = self._process.stdout  # type: ignore[assignment]
-        pickle.dump((job, config, None if version == self._version else uncertainty), jobs)
-        jobs.flush()
-        self._version = version
+        limit = threading.Timer(config.timeout, self._process.kill)
+        limit.start()
+        begun = time.monotonic()
         answer: Any
-        answer, seconds = pickle.load(cells)
+        try:
+            pickle.dump((job, config, None if version == self._version else uncertainty), jobs)
+            jobs.flush()
+            self._version = version
+            answer, seconds = pickle.load(cells)
+        except (EOFError, OSError) as error:
+            if time.monotonic() - begun < config.timeout:
+                raise
+            self.end()
+            raise EmbeddingError(
+                f"the cell around atom {job.centers[0]} of a frame of {len(job.atoms)} atoms was not made in "
+                f"{config.timeout:g} s; raise embedding.timeout, or lower n_crops or max_evaluations"
+            ) from error
+        finally:
+            limit.cancel()
         if isinstance(answer, IdealError):
             raise answer
         if not isinstance(answer, Substructure):

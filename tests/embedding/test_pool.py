@@ -97,6 +97,13 @@ def test_a_killed_process_is_replaced(
         assert np.array_equal(first.atoms.positions, again.atoms.positions)
 
 
+def test_what_takes_too_long_is_ended_and_said(copper_frame: Atoms, known: SoapMahalanobis) -> None:
+    with CellPool(EmbeddingConfig(workers=1, timeout=0.01, **SIZES)) as pool:
+        order = pool.order(CellJob(copper_frame, (3,), 0, 2.0), known, 0)
+        with pytest.raises(EmbeddingError, match=r"around atom 3 .* not made in 0.01 s; raise embedding.timeout"):
+            order.cell()
+
+
 def test_a_file_of_the_working_directory_is_no_module_of_the_processes(
     copper_frame: Atoms, known: SoapMahalanobis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
