@@ -25,6 +25,12 @@ class BiasConfig(Section):
     tau: float | None = Field(
         None, ge=0, description="A fixed tau in eV per unit of u, instead of `strength`; null: tau follows `strength`."
     )
+    stress_strength: float | None = Field(
+        None,
+        ge=0,
+        description="The same for the bias stress, from the norms of stresses, in npt ensembles; null: the tau of the "
+        "forces, so that both derive from one energy.",
+    )
     u: Literal["p_norm", "mean", "max", "total"] = Field(
         "p_norm",
         description="u of the structure: power mean of the atoms' u with exponent `p`, their mean, the largest, or the "

@@ -5,13 +5,14 @@ from __future__ import annotations
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from ideal.config import MolecularDynamicsConfig, SamplerSection
+from ideal.config import BiasedDynamicsConfig, MolecularDynamicsConfig, SamplerSection
 from ideal.errors import ConfigError
 from ideal.samplers.base import Sampler
+from ideal.samplers.biased_dynamics import BiasedDynamics
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.uncertainty.base import AtomwiseUncertainty
 
-__all__ = ["MolecularDynamics", "Sampler", "make_sampler"]
+__all__ = ["BiasedDynamics", "MolecularDynamics", "Sampler", "make_sampler"]
 
 
 def make_sampler(
@@ -52,4 +53,13 @@ def make_sampler(
     match config:
         case MolecularDynamicsConfig():
             return MolecularDynamics(atoms, calculator, config, seed, max_temperature, max_force, name=name)
+        case BiasedDynamicsConfig():
+            known = _known(uncertainty, config, name)
+            return BiasedDynamics(atoms, calculator, config, seed, known, max_temperature, max_force, name=name)
     raise ConfigError(f"trajectory {name!r}: no sampler belongs to {type(config).__name__}; add it to make_sampler")
+
+
+def _known(uncertainty: AtomwiseUncertainty | None, config: SamplerSection, name: str) -> AtomwiseUncertainty:
+    if uncertainty is None:
+        raise ConfigError(f"trajectory {name!r}: {config.type} follows an uncertainty; pass `uncertainty`")
+    return uncertainty

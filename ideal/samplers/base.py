@@ -14,20 +14,21 @@ uncertainty and restores their state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
 
 class Sampler(Protocol):
-    """Moves one configuration.
+    """Moves one configuration."""
 
-    Attributes:
-        atoms: the present configuration with momenta, constraints and calculator; read it, do not change it.
-    """
+    @property
+    def atoms(self) -> Atoms:
+        """The present configuration with momenta, constraints and the calculator of the physical surface.
 
-    atoms: Atoms
+        Read it, do not change it.
+        """
 
     @property
     def step(self) -> int:
@@ -67,3 +68,28 @@ class Sampler(Protocol):
         Raises:
             SamplerError: the state belongs to another structure or ensemble.
         """
+
+
+@runtime_checkable
+class Reseedable(Protocol):
+    """A sampler that can leave a state on another way than before, so that the engine may restart it from there.
+
+    One without it is given up where it goes wrong: it would only repeat itself.
+    """
+
+    def reseed(self, seed: int) -> None:
+        """Go on with random numbers that follow from ``seed``; velocities are drawn anew."""
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A sampler with numbers of its own that belong to a frame, such as tau or acceptance ratios."""
+
+    def observables(self) -> dict[str, float]:
+        """Names and values here and now; letters, digits and ``_`` in names."""
+        ...
+
+
+def observables(sampler: Sampler) -> dict[str, float]:
+    """What a sampler observes beside temperature and energy; empty for one that observes nothing."""
+    return sampler.observables() if isinstance(sampler, Observed) else {}

@@ -173,6 +173,22 @@ class MolecularDynamics:
             )
         self.atoms.calc = calculator
 
+    def reseed(self, seed: int) -> None:
+        """Go on with other noise and velocities drawn anew, at the thermostat's target (nve: the present temperature).
+
+        Args:
+            seed: decides both.
+        """
+        self._rng.bit_generator.state = np.random.default_rng([seed, 1]).bit_generator.state
+        velocities.draw_velocities(
+            self.atoms,
+            self.temperature if self.config.ensemble == "nve" else self.target_temperature,
+            self._degrees_of_freedom,
+            np.random.default_rng([seed, 0]),
+            without_rotation=self.config.ensemble in _CONSERVES_ROTATION,
+        )
+        self._integrator.set_variables(self._integrator.variables())  # an integrator may keep momenta of its own
+
     def _check(self, where: str) -> None:
         forces = self.atoms.get_forces(apply_constraint=False)
         arrays = (("positions", self.atoms.positions), ("momenta", self.atoms.get_momenta()), ("forces", forces))

@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms, units
+from ase.constraints import FixAtoms
 
 from ideal.errors import SamplerError
+from ideal.records import IntArray
 
 
 def is_free(atoms: Atoms) -> bool:
     """Whether nothing holds the center of mass: no constraint at all."""
     return not atoms.constraints
+
+
+def free_atoms(atoms: Atoms) -> IntArray:
+    """Indices of the atoms that no `FixAtoms` holds."""
+    held = [constraint.get_indices() for constraint in atoms.constraints if isinstance(constraint, FixAtoms)]
+    return np.setdiff1d(np.arange(len(atoms)), np.concatenate(held) if held else [])
 
 
 def rotational_degrees_of_freedom(atoms: Atoms) -> int:
