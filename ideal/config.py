@@ -48,6 +48,7 @@ from ideal.config_executors import ParslExecutorConfig as ParslExecutorConfig
 from ideal.config_labelling import CodeRule as CodeRule
 from ideal.config_labelling import LabelGateConfig as LabelGateConfig
 from ideal.config_labelling import LabellingConfig as LabellingConfig
+from ideal.config_lammps_sampler import LammpsSamplerConfig as LammpsSamplerConfig
 from ideal.config_learning import DatasetConfig as DatasetConfig
 from ideal.config_learning import FinalConfig as FinalConfig
 from ideal.config_learning import LossConfig as LossConfig
@@ -58,6 +59,7 @@ from ideal.config_learning import RattleConfig as RattleConfig
 from ideal.config_learning import TrainingConfig as TrainingConfig
 from ideal.config_messages import explain, explain_yaml
 from ideal.config_monte_carlo import MonteCarloConfig as MonteCarloConfig
+from ideal.config_paths import resolve_paths
 from ideal.config_sampler import PressureOrSchedule as PressureOrSchedule
 from ideal.config_sampler import SamplerSection as SamplerSection
 from ideal.config_sampler import SchedulePoint as SchedulePoint
@@ -248,7 +250,7 @@ class EmbeddingConfig(Section):
     )
 
 
-# --- engine, and the whole --------------------------------------------------------------------------------------------
+# --- the whole --------------------------------------------------------------------------------------------------------
 
 
 class Config(Section):
@@ -380,7 +382,7 @@ def parse_config(data: Any, folder: Path, source: str = "configuration") -> Conf
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error, Config))) from None
-    return _resolve_paths(config, folder.resolve(), source)
+    return resolve_paths(config, folder.resolve(), source)
 
 
 def _with_site(data: dict[str, Any], folder: Path, source: str) -> dict[str, Any]:
@@ -422,62 +424,6 @@ def parse_section(section: type[SectionType], data: Any, name: str, source: str)
         return section.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {line}" for line in explain(error, section, name))) from None
-
-
-def _resolve_paths(config: Config, folder: Path, source: str) -> Config:
-    def existing(path: Path, key: str, kind: str = "file") -> Path:
-        absolute = path if path.is_absolute() else folder / path
-        if not (absolute.is_dir() if kind == "folder" else absolute.is_file()):
-            raise ConfigError(f"{source}: {key}: no such {kind}: {absolute}; correct the path (relative to {folder})")
-        return absolute
-
-    trajectories = [
-        t.model_copy(update={"structure": existing(t.structure, f"trajectories.{i}.structure")})
-        for i, t in enumerate(config.trajectories)
-    ]
-    dataset = config.dataset
-    for key in ("initial", "held_out"):
-        value = getattr(dataset, key)
-        if value is not None:
-            dataset = dataset.model_copy(update={key: existing(value, f"dataset.{key}")})
-    labelling = config.labelling
-
-    def placed(code: CodeSection, key: str) -> CodeSection:
-        places: dict[str, Any] = {
-            name: existing(place, f"{key}.{name}", kind)
-            for name, kind in code.places.items()
-            if isinstance(place := getattr(code, name), Path)
-        }
-        if isinstance(code, TeacherConfig) and (folder / code.path).exists():
-            places["path"] = str((folder / code.path).resolve())
-        return code.model_copy(update=places)
-
-    store = labelling.store
-    labelling = labelling.model_copy(
-        update={
-            "code": placed(labelling.code, "labelling.code"),
-            "codes": {name: placed(code, f"labelling.codes.{name}") for name, code in labelling.codes.items()},
-            "store": store if store is None or store.is_absolute() else folder / store,
-        }
-    )
-    model = config.model
-    if model.path is not None and (folder / model.path).exists():
-        model = model.model_copy(update={"path": str((folder / model.path).resolve())})
-    file, _, name = (model.module or "").rpartition(":")
-    if file.endswith(".py") and (folder / file).is_file():
-        model = model.model_copy(update={"module": f"{(folder / file).resolve()}:{name}"})
-    output = config.output
-    if output is not None and not output.is_absolute():
-        output = folder / output
-    return config.model_copy(
-        update={
-            "trajectories": trajectories,
-            "dataset": dataset,
-            "labelling": labelling,
-            "model": model,
-            "output": output,
-        }
-    )
 
 
 def dump_config(config: Config) -> str:

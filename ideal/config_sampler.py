@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Discriminator, Field, Tag
 
@@ -50,7 +50,13 @@ PressureOrSchedule = Annotated[
 
 
 class SamplerSection(Section):
-    """What the configuration of every sampler has, and what engine, status and report ask of it."""
+    """What the configuration of every sampler has, and what engine, status and report ask of it.
+
+    Attributes:
+        files: keys whose values are files that must exist; relative to the YAML file.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ()
 
     type: str = Field(description="Kind of sampler.")
     steps: int = Field(1000, ge=1, description="Number of steps.")

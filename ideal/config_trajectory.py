@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ideal.config_biased import BiasedDynamicsConfig
 from ideal.config_dynamics import MolecularDynamicsConfig
+from ideal.config_lammps_sampler import LammpsSamplerConfig
 from ideal.config_monte_carlo import MonteCarloConfig
 from ideal.config_section import Section
 from ideal.quantities import Force, Temperature
@@ -28,7 +29,8 @@ def _kind(value: Any) -> Any:
 SamplerConfig = Annotated[
     Annotated[MolecularDynamicsConfig, Tag("molecular_dynamics")]
     | Annotated[BiasedDynamicsConfig, Tag("biased_dynamics")]
-    | Annotated[MonteCarloConfig, Tag("monte_carlo")],
+    | Annotated[MonteCarloConfig, Tag("monte_carlo")]
+    | Annotated[LammpsSamplerConfig, Tag("lammps")],
     Discriminator(_kind),
     Field(description="How the trajectory moves."),
 ]
