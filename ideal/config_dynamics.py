@@ -9,17 +9,18 @@ from pydantic import Field, model_validator
 from ideal.config_sampler import PressureOrSchedule, SamplerSection, TemperatureOrSchedule, check_schedule
 from ideal.quantities import InverseTime, Temperature, Time, parse_quantity
 
-_FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen")
-_FOLLOW_PRESSURE = ("npt_berendsen",)
+_FOLLOW_TEMPERATURE = ("nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_proportional")
+_FOLLOW_PRESSURE = ("npt_berendsen", "npt_proportional")
 
 
 class DynamicsSection(SamplerSection):
     """What every sampler that integrates equations of motion has."""
 
-    ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk"] = Field(
+    ensemble: Literal["nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk", "npt_proportional"] = Field(
         "nvt_langevin",
         description="nve (velocity Verlet), nvt_langevin, nvt_bussi (stochastic velocity rescaling), npt_mtk "
-        "(isotropic Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule).",
+        "(isotropic Martyna-Tobias-Klein, constant target), npt_berendsen (weak coupling, follows any schedule), "
+        "npt_proportional (Langevin with a proportional barostat: HAL's, for exploring).",
     )
     timestep: Time = Field(1.0, gt=0, le=20, description="Time step in fs; 0.5 with hydrogen, 1-2 for most solids.")
     steps: int = Field(1000, ge=1, description="Number of time steps.")
@@ -33,7 +34,9 @@ class DynamicsSection(SamplerSection):
         description="Temperature of the Maxwell-Boltzmann velocities at the start; null: the first target. "
         "Velocities that the structure file carries are kept instead when this is null.",
     )
-    friction: InverseTime = Field(0.005, gt=0, description="Langevin friction in 1/fs.")
+    friction: InverseTime = Field(
+        0.005, gt=0, description="Langevin friction in 1/fs (nvt_langevin, npt_proportional)."
+    )
     thermostat_time: Time = Field(100.0, gt=0, description="Relaxation time of the other thermostats in fs.")
     pressure: PressureOrSchedule = Field(
         0.0, description="Target pressure in eV/Å³ (text: '1 GPa'), or a list of {time, value} points."
@@ -42,7 +45,8 @@ class DynamicsSection(SamplerSection):
     compressibility: float = Field(
         14.5,
         gt=0,
-        description="Isothermal compressibility for npt_berendsen in Å³/eV (water: 74; lithium: 14.5; Si: 1.6).",
+        description="Isothermal compressibility for npt_berendsen and npt_proportional in Å³/eV (water: 74; lithium: "
+        "14.5; Si: 1.6).",
     )
 
     @model_validator(mode="after")

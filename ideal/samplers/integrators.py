@@ -7,6 +7,7 @@
 | nvt_bussi | stochastic velocity rescaling | 10.1063/1.2408420 |
 | npt_berendsen | weak coupling; two force evaluations per step | 10.1063/1.448118 |
 | npt_mtk | isotropic Martyna-Tobias-Klein with Nose-Hoover chains | 10.1063/1.467468 |
+| npt_proportional | Langevin with a proportional barostat, for exploring | 10.1038/s41524-023-01104-6 |
 
 A system without constraints keeps its center of mass at rest: the Langevin noise is projected onto the
 internal degrees of freedom (exact, see `InternalNoise`), and the other thermostats count n_dof = 3N - 3.
@@ -101,6 +102,33 @@ class _Langevin(Integrator):
     def set_targets(self, temperature: float, pressure: float) -> None:
         if self._langevin.temp != units.kB * temperature:
             self._langevin.set_temperature(temperature_K=temperature)
+
+
+class _Proportional(_Langevin):
+    """Langevin dynamics in a cell that yields to the pressure: before each step all lengths are scaled by
+
+        1 + dt kappa (P - P_target) / (3 tau),    at most 0.1 % of change.
+
+    The mean pressure reaches the target; the fluctuations of the volume are not those of an ensemble. The step takes
+    the forces from before the scaling, of which it is a small part, and so costs one evaluation.
+    """
+
+    def _build(self, config: DynamicsSection, rng: np.random.Generator) -> None:
+        _require_periodic(self.atoms, config.ensemble)
+        super()._build(config, rng)
+        self._pressure = config.schedule("pressure")[1][0]
+        self._response = config.timestep / config.barostat_time * config.compressibility / 3
+
+    def step(self) -> None:
+        forces = self.atoms.get_forces(md=True)
+        pressure = -float(self.atoms.get_stress(include_ideal_gas=True)[:3].mean())
+        strain = np.clip(self._response * (pressure - self._pressure), -1e-3, 1e-3)
+        self.atoms.set_cell(self.atoms.cell.array * (1 + strain), scale_atoms=True)
+        self._langevin.step(forces)
+
+    def set_targets(self, temperature: float, pressure: float) -> None:
+        super().set_targets(temperature, pressure)
+        self._pressure = pressure
 
 
 class _Bussi(Integrator):
@@ -216,6 +244,7 @@ INTEGRATORS: dict[str, type[Integrator]] = {
     "nvt_bussi": _Bussi,
     "npt_berendsen": _Berendsen,
     "npt_mtk": _MartynaTobiasKlein,
+    "npt_proportional": _Proportional,
 }
 
 

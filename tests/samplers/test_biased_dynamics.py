@@ -22,7 +22,7 @@ from ideal.uncertainty.structure import PowerMean
 
 from .pair_potential import PairPotential, argon
 
-ENSEMBLES = ("nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk")
+ENSEMBLES = ("nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk", "npt_proportional")
 
 
 def learn(n: int = 3) -> SoapMahalanobis:

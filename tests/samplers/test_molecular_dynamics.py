@@ -19,7 +19,7 @@ from ideal.samplers import MolecularDynamics, make_sampler
 
 from .pair_potential import PairPotential, argon
 
-ENSEMBLES = ("nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk")
+ENSEMBLES = ("nve", "nvt_langevin", "nvt_bussi", "npt_berendsen", "npt_mtk", "npt_proportional")
 RAMP = [{"time": 0, "value": 40}, {"time": "0.05 ps", "value": "90 K"}]
 
 

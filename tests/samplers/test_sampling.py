@@ -69,7 +69,7 @@ def test_canonical_temperature_and_its_fluctuation(ensemble: str, values: dict[s
     assert abs(squares.mean() - expected) < 4 * standard_error(squares)
 
 
-@pytest.mark.parametrize("ensemble", ["npt_berendsen", "npt_mtk"])
+@pytest.mark.parametrize("ensemble", ["npt_berendsen", "npt_mtk", "npt_proportional"])
 def test_pressure_reaches_its_target(ensemble: str) -> None:
     values = {"pressure": PRESSURE, "thermostat_time": 200, "barostat_time": 1000, "compressibility": 60}
     result = sample(ensemble, 1500, 8000, **values)
