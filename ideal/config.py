@@ -65,6 +65,7 @@ from ideal.config_sampler import SamplerSection as SamplerSection
 from ideal.config_sampler import SchedulePoint as SchedulePoint
 from ideal.config_sampler import TemperatureOrSchedule as TemperatureOrSchedule
 from ideal.config_section import Section as Section
+from ideal.config_serve import ServeConfig as ServeConfig
 from ideal.config_trajectory import SamplerConfig as SamplerConfig
 from ideal.config_trajectory import TrajectoryConfig as TrajectoryConfig
 from ideal.errors import ConfigError, did_you_mean
@@ -269,6 +270,10 @@ class Config(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How the model learns.")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="How the loop is run.")
     stop: StopConfig = Field(default_factory=StopConfig, description="When the dynamics ends.")
+    serve: ServeConfig | None = Field(
+        None,
+        description="LAMMPS moves the atoms and asks this run (`ideal-run serve` fills it in); null: the run does.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Config:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ideal.cli import calibrate, check, converge, embed, init, look, plugin, run, stores, tools
+from ideal.cli import calibrate, check, converge, embed, init, look, plugin, run, serve, stores, tools
 from ideal.cli.failures import ExampleCommand, FailureGroup, examples, exit_code_table, say_error
 from ideal.cli.launch import launched_ranks
 from ideal.errors import IdealError
@@ -85,6 +85,13 @@ _add(
     run.resume,
     _START,
     "ideal-run resume runs/lithium",
+)
+_add(
+    serve.serve,
+    _START,
+    "ideal-run serve lithium.yaml         # prints the words for the LAMMPS script",
+    "ideal-run serve lithium.yaml --port 7010 --output runs/lithium",
+    "ideal-run serve lithium.yaml --finish",
 )
 _add(
     look.status,

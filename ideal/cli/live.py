@@ -97,6 +97,8 @@ class LiveView:
         if name == "converged":
             outcome = f"put back: {event['reason']}" if event["rolled_back"] else errors_text(event["after"])
             return f"trained on all {event['labels']} labels: {outcome}"
+        if (line := client_line(event)) is not None:
+            return line
         return self._plain_line(event) if self._live is None else None
 
     def _plain_line(self, event: dict[str, Any]) -> str | None:
@@ -157,6 +159,22 @@ class LiveView:
             text = errors_text({"force": training.force_mae})
             parts.append(_bar("training", training.epoch, training.epochs, f"epochs of {training.phase}, {text}"))
         return Group(*parts)
+
+
+def client_line(event: dict[str, Any]) -> str | None:
+    """A line about a client of a served run; None for other events."""
+    name = event["event"]
+    if name == "client_connected":
+        return f"{event['trajectory']}: {'back' if event['again'] else 'connected'} from {event['address']}"
+    if name == "client_left":
+        return f"{event['trajectory']}: left ({event['reason']})"
+    if name == "client_refused":
+        others = f", and {event['count'] - 1} more" if event["count"] > 1 else ""
+        return f"refused {event['address']}: {event['reason']}{others}"
+    if name == "client_answered":
+        what = f"{event['learned']} labels learned" if event["learned"] else event["text"]
+        return f"{event['trajectory']}: step {event['step']} answered, {what}"
+    return None
 
 
 def _bar(title: str, done: int, total: int, text: str) -> Table:

@@ -222,6 +222,14 @@ def _label_budget_spent(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.label_limit = event.get("limit")
 
 
+def _client_connected(run: RunProgress, event: Mapping[str, Any]) -> None:
+    run.stage = "dynamics"
+    trajectory = run.trajectory(event["trajectory"])
+    trajectory.steps = event.get("steps") or trajectory.steps
+    if trajectory.state in ("not started", *ENDED):
+        trajectory.state = "running"
+
+
 def _trajectory_finished(run: RunProgress, event: Mapping[str, Any]) -> None:
     trajectory = run.trajectory(event["trajectory"])
     trajectory.state, trajectory.step = "finished", event.get("step", trajectory.step)
@@ -256,6 +264,7 @@ _HANDLERS: dict[str, Callable[[RunProgress, Mapping[str, Any]], None]] = {
     "updated": _updated,
     "calibrated": _calibrated,
     "label_budget_spent": _label_budget_spent,
+    "client_connected": _client_connected,
     "trajectory_finished": _trajectory_finished,
     "trajectory_failed": _trajectory_failed,
     "run_finished": _run_finished,
@@ -292,5 +301,6 @@ def _planned_steps(config: Path) -> dict[str, int]:
 
     if not config.is_file():
         return {}
-    trajectories = (read_yaml(config) or {}).get("trajectories", [])
+    content = read_yaml(config) or {}
+    trajectories = [] if content.get("serve") else content.get("trajectories", [])  # clients tell theirs
     return {item["name"]: item["sampler"]["steps"] for item in trajectories}

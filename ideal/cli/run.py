@@ -50,6 +50,10 @@ def run(
     settings = read_run_config(config, output, seed, overrides)
     directory = settings.output
     assert directory is not None
+    if settings.serve is not None:
+        raise ConfigError(
+            f"{config}: has a section serve, LAMMPS moves the atoms; start it with `ideal-run serve {config}`"
+        )
     if (directory / "config.yaml").is_file():
         raise ConfigError(
             f"{directory}: holds a run already; continue it with `ideal-run resume {directory}`, or name another "
@@ -65,7 +69,21 @@ def resume(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.")],
 ) -> None:
     """Continue an interrupted run; finished labels are kept and none is asked for twice."""
-    _drive(context, directory, None)
+    if is_served(directory):
+        from ideal.cli.serve import serve_on
+
+        serve_on(context, directory)
+    else:
+        _drive(context, directory, None)
+
+
+def is_served(directory: Path) -> bool:
+    """Whether the run in a folder is one of `ideal-run serve`."""
+    from ideal.config import read_yaml
+
+    file = directory / "config.yaml"
+    content = read_yaml(file) if file.is_file() else None
+    return isinstance(content, dict) and bool(content.get("serve"))
 
 
 def read_run_config(config: Path, output: Path | None, seed: int | None, overrides: list[str] | None) -> Config:
@@ -108,7 +126,7 @@ def _drive(context: typer.Context, directory: Path, settings: Config | None) -> 
             use_run_directory(context, directory)
             _report(directory)
             raise
-    _conclude(context, directory, summary)
+    conclude(context, directory, summary)
 
 
 def _report(directory: Path) -> None:
@@ -117,7 +135,7 @@ def _report(directory: Path) -> None:
     typer.echo(f"Report: {write_report(directory)}")
 
 
-def _conclude(context: typer.Context, directory: Path, summary: RunSummary) -> None:
+def conclude(context: typer.Context, directory: Path, summary: RunSummary) -> None:
     """Print the summary, write the report, and leave with the exit code that the outcome asks for.
 
     Raises:

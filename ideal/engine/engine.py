@@ -179,7 +179,7 @@ class Engine:
     def _start(self, start: StartingPoint, is_new: bool) -> None:
         """Everything before the first step; begun anew when it was interrupted."""
         journal, config, path = self._journal, self.config, self.directory.path
-        steps = {trajectory.name: trajectory.sampler.steps for trajectory in config.trajectories}
+        steps = self._planned
         self.directory.rewind({})
         journal.tell(RunStarted(str(path), config.seed, config.engine.mode, self._calculations.code.name, steps))
         if not is_new:
@@ -258,6 +258,11 @@ class Engine:
             )
             for config in self.config.trajectories
         ]
+
+    @property
+    def _planned(self) -> dict[str, int]:
+        """Steps by trajectory, as far as they are known at the start."""
+        return {trajectory.name: trajectory.sampler.steps for trajectory in self.config.trajectories}
 
     @property
     def _learned(self) -> Learner:

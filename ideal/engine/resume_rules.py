@@ -44,7 +44,7 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], source: str)
     """
     for key, before, after in differences(old, new):
         grows = bool(_GROWS.fullmatch(key)) and isinstance(after, int) and after >= before
-        dispatch = key.startswith("labelling.executor.")
+        dispatch = key.startswith(("labelling.executor.", "serve."))
         if key in ALLOWED or key in _IGNORED or grows or dispatch:
             continue
         raise ConfigError(

@@ -30,8 +30,8 @@ def example_lines(output: str) -> list[str]:
 
 def test_commands_are_the_documented_ones() -> None:
     wanted = (
-        "init check run resume status report score embed label train calibrate converge plugin schema export import "
-        "rescue"
+        "init check run resume serve status report score embed label train calibrate converge plugin schema export "
+        "import rescue"
     )
     assert sorted(wanted.split()) == COMMANDS
 
