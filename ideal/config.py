@@ -41,6 +41,8 @@ from ideal.config_dynamics import DynamicsSection as DynamicsSection
 from ideal.config_dynamics import MolecularDynamicsConfig as MolecularDynamicsConfig
 from ideal.config_engine import EngineConfig as EngineConfig
 from ideal.config_engine import StopConfig as StopConfig
+from ideal.config_enhanced import PlumedConfig as PlumedConfig
+from ideal.config_enhanced import ReplicaExchangeConfig as ReplicaExchangeConfig
 from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
 from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
@@ -64,6 +66,10 @@ from ideal.config_sampler import PressureOrSchedule as PressureOrSchedule
 from ideal.config_sampler import SamplerSection as SamplerSection
 from ideal.config_sampler import SchedulePoint as SchedulePoint
 from ideal.config_sampler import TemperatureOrSchedule as TemperatureOrSchedule
+from ideal.config_search import DimerConfig as DimerConfig
+from ideal.config_search import ElasticBandConfig as ElasticBandConfig
+from ideal.config_search import RelaxationConfig as RelaxationConfig
+from ideal.config_search import SearchSection as SearchSection
 from ideal.config_section import Section as Section
 from ideal.config_serve import ServeConfig as ServeConfig
 from ideal.config_trajectory import SamplerConfig as SamplerConfig

@@ -66,6 +66,11 @@ class SamplerSection(Section):
     )
 
     @property
+    def ends_converged(self) -> bool:
+        """Whether the last frame is what the sampler is for; then it may ask however recently it has learned."""
+        return False
+
+    @property
     def fs_per_step(self) -> float:
         """Simulated time of one step in fs; 0 where a step takes no time."""
         return 0.0

@@ -13,8 +13,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ideal.config_biased import BiasedDynamicsConfig
 from ideal.config_dynamics import MolecularDynamicsConfig
+from ideal.config_enhanced import PlumedConfig, ReplicaExchangeConfig
 from ideal.config_lammps_sampler import LammpsSamplerConfig
 from ideal.config_monte_carlo import MonteCarloConfig
+from ideal.config_search import DimerConfig, ElasticBandConfig, RelaxationConfig
 from ideal.config_section import Section
 from ideal.quantities import Force, Temperature
 
@@ -30,7 +32,12 @@ SamplerConfig = Annotated[
     Annotated[MolecularDynamicsConfig, Tag("molecular_dynamics")]
     | Annotated[BiasedDynamicsConfig, Tag("biased_dynamics")]
     | Annotated[MonteCarloConfig, Tag("monte_carlo")]
-    | Annotated[LammpsSamplerConfig, Tag("lammps")],
+    | Annotated[LammpsSamplerConfig, Tag("lammps")]
+    | Annotated[RelaxationConfig, Tag("relaxation")]
+    | Annotated[ElasticBandConfig, Tag("neb")]
+    | Annotated[DimerConfig, Tag("dimer")]
+    | Annotated[ReplicaExchangeConfig, Tag("replica_exchange")]
+    | Annotated[PlumedConfig, Tag("plumed")],
     Discriminator(_kind),
     Field(description="How the trajectory moves."),
 ]

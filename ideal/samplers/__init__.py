@@ -5,14 +5,35 @@ from __future__ import annotations
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from ideal.config import BiasedDynamicsConfig, MolecularDynamicsConfig, SamplerSection
+from ideal.config import (
+    BiasedDynamicsConfig,
+    DimerConfig,
+    ElasticBandConfig,
+    MolecularDynamicsConfig,
+    RelaxationConfig,
+    ReplicaExchangeConfig,
+    SamplerSection,
+)
 from ideal.errors import ConfigError
 from ideal.samplers.base import Sampler
 from ideal.samplers.biased_dynamics import BiasedDynamics
+from ideal.samplers.dimer import Dimer
+from ideal.samplers.elastic_band import ElasticBand
 from ideal.samplers.molecular_dynamics import MolecularDynamics
+from ideal.samplers.relaxation import Relaxation
+from ideal.samplers.replica_exchange import ReplicaExchange
 from ideal.uncertainty.base import AtomwiseUncertainty
 
-__all__ = ["BiasedDynamics", "MolecularDynamics", "Sampler", "make_sampler"]
+__all__ = [
+    "BiasedDynamics",
+    "Dimer",
+    "ElasticBand",
+    "MolecularDynamics",
+    "Relaxation",
+    "ReplicaExchange",
+    "Sampler",
+    "make_sampler",
+]
 
 
 def make_sampler(
@@ -24,6 +45,7 @@ def make_sampler(
     max_force: float = 50.0,
     name: str = "md",
     uncertainty: AtomwiseUncertainty | None = None,
+    final: Atoms | None = None,
 ) -> Sampler:
     """The sampler that ``config.type`` names, at step 0.
 
@@ -36,6 +58,7 @@ def make_sampler(
         max_force: largest force on a free atom, eV/Å.
         name: of the trajectory, for messages.
         uncertainty: what biased samplers follow (`ideal.samplers.base`); it learns in place.
+        final: the other end of a path.
 
     Raises:
         ConfigError: ``config`` belongs to no sampler, needs an uncertainty and gets none, or does not fit the
@@ -56,6 +79,16 @@ def make_sampler(
         case BiasedDynamicsConfig():
             known = _known(uncertainty, config, name)
             return BiasedDynamics(atoms, calculator, config, seed, known, max_temperature, max_force, name=name)
+        case RelaxationConfig():
+            return Relaxation(atoms, calculator, config, max_force, name=name)
+        case ElasticBandConfig():
+            if final is None:
+                raise ConfigError(f"trajectory {name!r}: neb needs the other end of the path; pass `final`")
+            return ElasticBand(atoms, final, calculator, config, max_force, name=name)
+        case DimerConfig():
+            return Dimer(atoms, calculator, config, seed, max_force, name=name)
+        case ReplicaExchangeConfig():
+            return ReplicaExchange(atoms, calculator, config, seed, max_temperature, max_force, name=name)
     raise ConfigError(f"trajectory {name!r}: no sampler belongs to {type(config).__name__}; add it to make_sampler")
 
 

@@ -1,0 +1,82 @@
+"""What every sampler does with its structure: copy and check it, fix atoms, refuse values that left the range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms
+
+from ideal.errors import ConfigError, SamplerError
+
+
+def prepare(atoms: Atoms, fix_atoms: Sequence[int], name: str) -> Atoms:
+    """A copy of the structure with its constraints, further atoms fixed.
+
+    Args:
+        atoms: the structure.
+        fix_atoms: indices, from ``sampler.fix_atoms``.
+        name: of the trajectory, for messages.
+
+    Raises:
+        SamplerError: it is empty, or a position is not finite.
+        ConfigError: an index is out of range.
+    """
+    if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
+        raise SamplerError(f"trajectory {name!r}: the structure is empty or has positions that are not finite")
+    atoms = atoms.copy()
+    wrong = [index for index in fix_atoms if not 0 <= index < len(atoms)]
+    if wrong:
+        raise ConfigError(
+            f"trajectory {name!r}: sampler.fix_atoms names atom {wrong[0]}, the structure has {len(atoms)} atoms; "
+            f"write indices from 0 to {len(atoms) - 1}"
+        )
+    if fix_atoms:
+        atoms.set_constraint([*atoms.constraints, FixAtoms(indices=sorted(set(fix_atoms)))])
+    return atoms
+
+
+def check_forces(atoms: Atoms, max_force: float, where: str, remedy: str) -> None:
+    """Refuse positions or forces that are not finite, and forces on free atoms beyond a limit.
+
+    Args:
+        atoms: with a calculator.
+        max_force: limit, eV/Å.
+        where: begins the message, such as "trajectory 'md' at step 3".
+        remedy: ends it.
+
+    Raises:
+        SamplerError: names the atom, the force and the limit.
+    """
+    forces = atoms.get_forces(apply_constraint=False)
+    for what, array in (("position", atoms.positions), ("force", forces)):
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if bad.size:
+            raise SamplerError(f"{where}: the {what} of atom {bad[0]} is not finite; {remedy}")
+    norms = np.linalg.norm(atoms.get_forces(), axis=1)
+    worst = int(norms.argmax())
+    if norms[worst] > max_force:
+        raise SamplerError(
+            f"{where}: the force on atom {worst} is {norms[worst]:.4g} eV/Å, above max_force {max_force:g} eV/Å; "
+            f"{remedy}, or raise max_force"
+        )
+
+
+def check_same_atoms(state: Mapping[str, Any], atoms: Atoms, kind: str, name: str) -> None:
+    """Refuse a state that another sampler saved, or one of another structure.
+
+    Raises:
+        SamplerError: names both.
+    """
+    if str(state.get("kind", "")) != kind:
+        raise SamplerError(
+            f"trajectory {name!r}: the state was saved by {str(state.get('kind', 'another sampler'))!r}, the "
+            f"configuration says {kind!r}; resume with the configuration of the run"
+        )
+    if not np.array_equal(state["numbers"], atoms.numbers):
+        raise SamplerError(
+            f"trajectory {name!r}: the state has {len(state['numbers'])} atoms, other ones than the structure's "
+            f"{len(atoms)}; resume with the structure of the run"
+        )
