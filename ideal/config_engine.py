@@ -15,9 +15,10 @@ class EngineConfig(Section):
 
     mode: Literal["serial", "lockstep", "concurrent"] = Field(
         "serial",
-        description="serial: trajectories take turns in a fixed order; lockstep: all move to their next check together, "
-        "their forces evaluated in one batch, and what they ask for is labelled and learned at once; concurrent: "
-        "trajectories move on while others wait for labels. In serial and lockstep the same seed gives the same run.",
+        description="serial: trajectories take turns in a fixed order; lockstep: all move to their next check "
+        "together, their forces evaluated in one batch, and what they ask for is labelled and learned at once; "
+        "concurrent: trajectories move on while others wait for labels. In serial and lockstep the same seed gives the "
+        "same run.",
     )
     max_labels: int | None = Field(None, ge=0, description="Ask for at most this many labels; null: no limit.")
     restarts: int = Field(

@@ -14,12 +14,16 @@ of its environment is in that cell. Which one comes next is the strategy's:
                   distance that the run uses anyway as the prior and the threshold as the noise.
     farthest      the one farthest in position from all taken before, the most uncertain first
     random        drawn uniformly, for comparison; the same seed and frame give the same draw
+
+Where several trajectories ask at once, "variance" chooses over all of them: each frame is told what was taken from the
+others before and is not learned yet (`Pending`), so that equal environments of many trajectories are labelled once.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
@@ -29,7 +33,7 @@ from numpy.typing import ArrayLike
 
 from ideal.config import SelectionConfig
 from ideal.errors import UncertaintyError
-from ideal.records import FloatArray, Frame, IntArray, Selection
+from ideal.records import BoolArray, FloatArray, Frame, IntArray, Selection
 
 LEARNED_RADIUS = 4.0
 """Environments within this distance (Å) of a cell's middle are what its core will teach."""
@@ -51,6 +55,26 @@ class UpdatableUncertainty(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Pending:
+    """Environments that were taken elsewhere and will be learned.
+
+    Attributes:
+        atoms: a frame or an embedded cell.
+        mask: (n_atoms,) which of its environments the label will teach.
+    """
+
+    atoms: Atoms
+    mask: BoolArray
+
+    @classmethod
+    def around(cls, atoms: Atoms, centers: Sequence[int]) -> Pending:
+        """What a cell cut around some atoms of a frame will teach."""
+        offsets, _ = find_mic(atoms.positions[list(centers)] - atoms.positions[centers[0]], atoms.cell, atoms.pbc)
+        middle = atoms.positions[centers[0]] + offsets.mean(axis=0)
+        return cls(atoms, _distances(atoms, middle, np.arange(len(atoms))) < LEARNED_RADIUS)
+
+
 def select(
     frame: Frame,
     u: ArrayLike,
@@ -58,6 +82,7 @@ def select(
     config: SelectionConfig,
     uncertainty: UpdatableUncertainty | None = None,
     seed: int = 0,
+    pending: Sequence[Pending] = (),
 ) -> Selection:
     """Choose the atoms of ``frame`` to embed and label.
 
@@ -69,10 +94,12 @@ def select(
         uncertainty: the distribution that gave ``u``; it is copied, never changed. Without it "variance" is the same as
             "uncertainty".
         seed: of the strategy "random".
+        pending: taken from other frames and not learned yet; of an effect with the strategy "variance" alone.
 
     Returns:
         The selection in the order of choice (ties: lower index first); empty when no atom is above the threshold,
-        filled up with atoms above ``config.fill`` times the threshold when one is.
+        filled up with atoms above ``config.fill`` times the threshold when one is. Atoms that are known once what
+        is pending was learned do not count.
 
     Raises:
         UncertaintyError: ``u`` has another length than the frame, or is not a number somewhere.
@@ -86,15 +113,21 @@ def select(
         [70, 3]
     """
     values = _checked(frame, u)
-    asks = bool((values > threshold).any())
+    learned = None
+    scores = values
+    if pending and config.strategy == "variance" and uncertainty is not None and (values > threshold).any():
+        learned = uncertainty.copy()
+        for other in pending:
+            learned.condition(other.atoms, other.mask, threshold)
+        scores = np.minimum(values, learned.atomic(frame.atoms))
+    asks = bool((scores > threshold).any())
     least = config.fill * threshold
-    candidates = np.flatnonzero(values > least) if asks else np.empty(0, dtype=np.int64)
-    candidates = candidates[np.argsort(-values[candidates], kind="stable")]
+    candidates = np.flatnonzero(scores > least) if asks else np.empty(0, dtype=np.int64)
+    candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     if config.strategy == "random":
         candidates = _generator(frame, seed).permutation(candidates)
     cells: list[list[int]] = []
-    learned = None
-    current = values[candidates]
+    current = scores[candidates]
     nearest = np.full(len(candidates), np.inf)
     while candidates.size and len(cells) < config.max_per_frame:
         position = int(np.argmax(nearest)) if config.strategy == "farthest" and cells else 0

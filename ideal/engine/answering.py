@@ -11,8 +11,8 @@ from ideal.engine.comparing import compare
 from ideal.engine.events import LabelFailed, LabelFinished, TrainingEnded, TrainingEpoch, Updated
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner, Progress, errors_as_dict
+from ideal.engine.stopping import StopRules
 from ideal.engine.trajectory import LabelRequest, Trajectory
-from ideal.models.calculator import IdealCalculator
 from ideal.records import Label
 from ideal.training.records import TrainingProgress, TrainingSummary
 
@@ -55,69 +55,102 @@ def announce(
     return all(request.key in announced for request in requests)
 
 
-def learn(
-    requests: Sequence[LabelRequest],
-    name: str,
-    step: int,
-    trajectories: Sequence[Trajectory],
-    learner: Learner,
-    calibrator: Calibrator,
-    calculations: Calculations,
-    journal: Journal,
-) -> None:
-    """Compare the model with the answers to ``requests``, then learn them.
-
-    Labels are learned in the order of asking. Failed ones are left out; a cell that another trajectory has learned
-    meanwhile is neither compared nor learned again.
+class Answers:
+    """What comes back from the reference code: told, compared with the model, learned.
 
     Args:
-        requests: all answers are in.
-        name: the trajectory that waited for them.
-        step: its MD step.
         trajectories: all of them; each goes on with the new model.
         learner: learns.
-        calibrator: gets the comparison.
+        calibrator: gets the comparisons.
+        stop_rules: get the error on the validation labels.
         calculations: holds the answers.
-        journal: told about update and calibration.
+        journal: told about labels, updates and calibration.
+        in_order: tell labels in the order of asking.
     """
-    answers = [calculations.results[request.key] for request in requests]
-    labels: list[Label] = []
-    origins: list[Mapping[str, Any]] = []
-    for request, answer in zip(requests, answers, strict=True):
-        if isinstance(answer, Label) and answer.key not in learner.dataset:
-            labels.append(answer)
-            origins.append(request.info)
-        else:
-            journal.counters.audits_missing += request.info["purpose"] == "audit"
-    if labels:
-        with journal.times.stage("evaluation"):
-            comparisons = compare(learner.potential, learner.uncertainty, labels, origins)
-        with journal.times.stage("training"):
-            summary = learner.learn(labels, training_progress(journal, name, step))
-        tell_training(journal, summary, len(labels), name, step)
-        for trajectory in trajectories:
-            trajectory.sampler.set_calculator(
-                IdealCalculator(learner.potential, dispersion=learner.config.model.dispersion)
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        learner: Learner,
+        calibrator: Calibrator,
+        stop_rules: StopRules,
+        calculations: Calculations,
+        journal: Journal,
+        in_order: bool,
+    ) -> None:
+        self._trajectories = trajectories
+        self._learner = learner
+        self._calibrator = calibrator
+        self._stop_rules = stop_rules
+        self._calculations = calculations
+        self._journal = journal
+        self._in_order = in_order
+
+    def complete(self, requests: Sequence[LabelRequest], announced: set[str]) -> bool:
+        """Whether every label that is waited for is in; tells those that are new.
+
+        Args:
+            requests: what was asked.
+            announced: keys told already; grows.
+        """
+        told = announce(self._calculations, self._journal, requests, announced, self._in_order)
+        return told and all(request.key in self._calculations.results for request in requests)
+
+    def learn(
+        self, requests: Sequence[LabelRequest], name: str, step: int, others: Mapping[str, int] | None = None
+    ) -> None:
+        """Compare the model with the answers to ``requests``, then learn them.
+
+        Labels are learned in the order of asking. Failed ones are left out; a cell that was learned meanwhile, or that
+        two of the requests name, is compared and learned once.
+
+        Args:
+            requests: all answers are in.
+            name: the trajectory that waited for them.
+            step: its MD step.
+            others: MD steps of further trajectories that waited for a part of them.
+        """
+        learner, journal = self._learner, self._journal
+        labels: dict[str, Label] = {}
+        origins: list[Mapping[str, Any]] = []
+        for request in requests:
+            answer = self._calculations.results[request.key]
+            if isinstance(answer, Label) and answer.key not in learner.dataset and answer.key not in labels:
+                labels[answer.key] = answer
+                origins.append(request.info)
+            else:
+                journal.counters.audits_missing += request.info["purpose"] == "audit"
+        if labels:
+            new = list(labels.values())
+            with journal.times.stage("evaluation"):
+                comparisons = compare(learner.potential, learner.uncertainty, new, origins)
+            with journal.times.stage("training"):
+                summary = learner.learn(new, training_progress(journal, name, step))
+            tell_training(journal, summary, len(new), name, step)
+            if summary.validation_after is not None:
+                self._stop_rules.note_validation(summary.validation_after.force_mae)
+            for trajectory in self._trajectories:
+                trajectory.sampler.set_calculator(learner.calculator())
+            with journal.times.stage("io"):
+                learner.publish(journal.directory.path)
+            journal.tell(
+                Updated(
+                    trajectory=name,
+                    step=step,
+                    labels=len(new),
+                    before=errors_as_dict(summary.before),
+                    after=errors_as_dict(summary.after),
+                    seconds=summary.seconds,
+                    rolled_back=summary.rolled_back,
+                    model=learner.potential.fingerprint(),
+                    reason=summary.reason,
+                    others=others or {},
+                )
             )
-        with journal.times.stage("io"):
-            learner.publish(journal.directory.path)
-        journal.tell(
-            Updated(
-                trajectory=name,
-                step=step,
-                labels=len(labels),
-                before=errors_as_dict(summary.before),
-                after=errors_as_dict(summary.after),
-                seconds=summary.seconds,
-                rolled_back=summary.rolled_back,
-                model=learner.potential.fingerprint(),
-                reason=summary.reason,
-            )
-        )
-        with journal.times.stage("uncertainty"):
-            calibrator.take(comparisons, name, step)
-    waited_for = {request.key for trajectory in trajectories for request in trajectory.requests}
-    calculations.forget({answer.key for answer in answers} - waited_for)
+            with journal.times.stage("uncertainty"):
+                self._calibrator.take(comparisons, name, step)
+        waited_for = {request.key for trajectory in self._trajectories for request in trajectory.requests}
+        self._calculations.forget({request.key for request in requests} - waited_for)
 
 
 def training_progress(

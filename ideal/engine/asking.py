@@ -27,7 +27,7 @@ from ideal.engine.open_cells import OpenCell
 from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.errors import EmbeddingError, UncertaintyError
 from ideal.records import FloatArray, Frame, Substructure
-from ideal.selection import select
+from ideal.selection import Pending, select
 
 
 class Asker:
@@ -64,7 +64,11 @@ class Asker:
 
     # --- opening ------------------------------------------------------------------------------------------------------
 
-    def open(self, trajectory: Trajectory, u: FloatArray) -> list[OpenCell]:
+    def may_ask(self, trajectory: Trajectory) -> bool:
+        """Whether a frame of it may ask now: it has moved on since it learned, and the budget is not spent."""
+        return trajectory.may_ask(self._config.selection.min_steps_between) and self._budget.selected > 0
+
+    def open(self, trajectory: Trajectory, u: FloatArray, others: Sequence[Trajectory] = ()) -> list[OpenCell]:
         """The cells that the trajectory's present frame earns; empty when it may go on without. Nothing is begun yet.
 
         Nothing is asked for while the trajectory is within ``selection.min_steps_between`` of its last learning, nor
@@ -73,6 +77,7 @@ class Asker:
         Args:
             trajectory: stands at the frame.
             u: (n_atoms,) uncertainty of every atom.
+            others: trajectories that wait; what their labels will teach is not asked for again.
         """
         if not trajectory.may_ask(self._config.selection.min_steps_between):
             return []
@@ -80,7 +85,13 @@ class Asker:
         frame = Frame(cell_to_label(trajectory.sampler.atoms), trajectory.name, trajectory.step)
         with self._journal.times.stage("uncertainty"):
             selection = select(
-                frame, u, learner.threshold, self._config.selection, learner.uncertainty, self._config.seed
+                frame,
+                u,
+                learner.threshold,
+                self._config.selection,
+                learner.uncertainty,
+                self._config.seed,
+                _pending(others),
             )
         if selection.indices.size and self._budget.selected == 0:
             self._budget.tell_spent(trajectory.name, trajectory.step)
@@ -224,6 +235,18 @@ class Asker:
         if key in self._learner.dataset:
             return "this cell has been learned already"
         return ""
+
+
+def _pending(others: Sequence[Trajectory]) -> list[Pending]:
+    """What the labels that trajectories wait for will teach."""
+    pending: list[Pending] = []
+    for other in others:
+        pending += [Pending.around(cell.atoms, cell.centers) for cell in other.open_cells if cell.purpose == "selected"]
+        for request in other.requests:
+            core = np.zeros(len(request.atoms), dtype=bool)
+            core[request.info["core"]] = True
+            pending.append(Pending(request.atoms, core))
+    return pending
 
 
 def _origin(cell: OpenCell, made: Substructure) -> dict[str, Any]:

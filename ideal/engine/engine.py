@@ -5,8 +5,8 @@
             those of the audits), wait for labels, compare, learn, calibrate, checkpoint
     end     audit of the last interval, convergence on all labels, held-out errors, summary
 
-In serial mode the trajectories take turns in a fixed order, and one that asks is answered before the next moves: the
-same seed gives the same run. In concurrent mode the others move on while cells are made and labels are calculated.
+How trajectories take turns is said in `ideal.engine.loop`, when the dynamics ends before its last step in
+`ideal.engine.stopping`.
 
 A run can be killed at any moment. The state is saved before cells are made and after they are learned, every label
 is committed when it arrives, and every random number comes from a seed of its own; so a resumed run repeats what came
@@ -23,7 +23,7 @@ from pathlib import Path
 from ideal.config import Config, dump_config, load_config
 from ideal.embedding.pool import CellPool
 from ideal.engine import engine_state
-from ideal.engine.answering import announce, learn, tell_training, training_progress
+from ideal.engine.answering import Answers, announce, tell_training, training_progress
 from ideal.engine.asking import Asker
 from ideal.engine.auditing import Auditor
 from ideal.engine.budget import LabelBudget
@@ -47,24 +47,21 @@ from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.interruption import InterruptedRun, StopRequest
 from ideal.engine.journal import Journal, Listener
 from ideal.engine.learner import Learner, errors_as_dict
+from ideal.engine.lockstep import Lockstep
+from ideal.engine.loop import LABEL_WAIT, Loop
 from ideal.engine.mover import Mover
 from ideal.engine.provenance import provenance, session
 from ideal.engine.requesting import Requests
+from ideal.engine.restarting import Restarter
 from ideal.engine.run_directory import RunDirectory
 from ideal.engine.seeds import derive_seed
 from ideal.engine.startup import StartingPoint, label_initial, read_starting_point
+from ideal.engine.stopping import StopRules
 from ideal.engine.storage import DiskFullError, disk_full, is_disk_full
 from ideal.engine.summary import Outcome, RunSummary, summarize
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
 from ideal.errors import IdealError, SamplerError
-from ideal.models.calculator import IdealCalculator
 from ideal.samplers import make_sampler
-
-RUNNING, WAITING = TrajectoryStatus.RUNNING, TrajectoryStatus.WAITING
-FINISHED, FAILED = TrajectoryStatus.FINISHED, TrajectoryStatus.FAILED
-
-LABEL_WAIT = 0.5
-"""Seconds between two looks at a stop request while the run waits for labels."""
 
 
 class Engine:
@@ -91,7 +88,6 @@ class Engine:
         self._stop = StopRequest()
         self._learner: Learner | None = None
         self._trajectories: list[Trajectory] = []
-        self._turn = 0
         self._converging = False
 
     @classmethod
@@ -147,6 +143,7 @@ class Engine:
                 stack.callback(self._pool.close)
                 self._pool.start()
                 self._begin()
+                stack.callback(self._lockstep.close)
                 if self._calculations.rescued is not None:
                     self._journal.tell(StoreRescued(str(self._calculations.rescued)))
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
@@ -214,7 +211,7 @@ class Engine:
         state = engine_state.read_checkpoint(folder)
         store = self._calculations.store
         self._use(Learner.load(self.config, folder, self.directory.path / "initial_labels.extxyz", store), start)
-        self._turn = engine_state.restore_checkpoint(state, self._journal, self._trajectories, self._parts)
+        engine_state.restore_checkpoint(state, self._journal, self._trajectories, self._parts)
         self._learned.publish(self.directory.path)
         steps = {trajectory.name: trajectory.step for trajectory in self._trajectories}
         self._journal.tell(Resumed(self._checkpoints.latest_number(), steps))
@@ -222,19 +219,38 @@ class Engine:
             self._requests.tell_submitted([request for request in requests if store.get(request.key) is None])
             self._requests.submit(requests)
         for trajectory in self._trajectories:
-            self._requests.resume(trajectory)
+            self._requests.order(trajectory)
 
     def _use(self, learner: Learner, start: StartingPoint) -> None:
         """Take the learner and put every trajectory at its start."""
+        config, journal, calculations = self.config, self._journal, self._calculations
         self._learner = learner
-        auditor, budget = Auditor(self.config), LabelBudget(self.config, self._journal)
-        self._auditor, self._budget = auditor, budget
-        self._calibrator = Calibrator(self.config, learner, auditor, self._journal)
+        self._auditor, self._budget = Auditor(config), LabelBudget(config, journal)
+        self._calibrator = Calibrator(config, learner, self._auditor, journal)
         self._final_audit = FinalAudit()
+        self._stop_rules = StopRules(config.stop, journal)
+        self._lockstep = Lockstep(learner.potential)
         self._asker = self._make_asker(learner)
-        self._mover = Mover(self.config, learner, auditor, self._journal, after_step=self._stop_if_asked)
-        self._requests = Requests(self.config, self._asker, self._mover, self._calculations, self._journal, self._save)
         self._trajectories = self._make_trajectories(learner, start)
+        restarter = Restarter(config, journal)
+        mover = Mover(config, learner, self._auditor, journal, restarter, self._lockstep, self._stop_if_asked)
+        self._requests = Requests(config, self._asker, mover, calculations, journal, self._save)
+        self._answers = Answers(
+            self._trajectories, learner, self._calibrator, self._stop_rules, calculations, journal, self._in_order
+        )
+        self._turns = Loop(
+            config,
+            self._trajectories,
+            mover,
+            self._requests,
+            self._answers,
+            restarter,
+            calculations,
+            learner,
+            journal,
+            save=self._save,
+            tick=self._tick,
+        )
 
     def _make_asker(self, learner: Learner) -> Asker:
         """What has cells made of a trajectory's frames."""
@@ -248,7 +264,7 @@ class Engine:
                 make_sampler(
                     config.sampler,
                     start.structures[config.name],
-                    IdealCalculator(learner.potential, dispersion=learner.config.model.dispersion),
+                    learner.calculator(),
                     derive_seed(self.config.seed, "sampler", config.name),
                     config.max_temperature,
                     config.max_force,
@@ -265,6 +281,11 @@ class Engine:
         return {trajectory.name: trajectory.sampler.steps for trajectory in self.config.trajectories}
 
     @property
+    def _in_order(self) -> bool:
+        """Whether equal runs tell equal events."""
+        return self.config.engine.mode != "concurrent"
+
+    @property
     def _learned(self) -> Learner:
         assert self._learner is not None
         return self._learner
@@ -277,79 +298,16 @@ class Engine:
             "budget": self._budget,
             "calibrator": self._calibrator,
             "final_audit": self._final_audit,
+            "stop_rules": self._stop_rules,
+            "loop": self._turns,
         }
 
     def _await_initial(self, requests: Sequence[LabelRequest]) -> None:
         for request in requests:
             self._journal.tell(LabelSubmitted(request.key, "", 0, 0, len(request.atoms), "initial"))
         announced: set[str] = set()
-        while not announce(self._calculations, self._journal, requests, announced, in_order=self._is_serial):
+        while not announce(self._calculations, self._journal, requests, announced, self._in_order):
             self._wait_for_labels("starting")
-
-    # --- loop ---------------------------------------------------------------------------------------------------------
-
-    def _loop(self) -> None:
-        """Until every trajectory is over."""
-        while any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories):
-            self._serial_turn() if self.config.engine.mode == "serial" else self._concurrent_round()
-            self._status("running", now=False)
-
-    @property
-    def _is_serial(self) -> bool:
-        return self.config.engine.mode == "serial"
-
-    def _serial_turn(self) -> None:
-        """One trajectory moves to its next check; when it asks, it is answered and learns before the next one moves."""
-        trajectory = self._trajectories[self._turn]
-        if trajectory.status is RUNNING:
-            self._move_and_ask(trajectory)
-        while trajectory.status is WAITING and not self._has_answers(trajectory):
-            self._wait([trajectory])
-        # From here on a checkpoint belongs to the next one's turn.
-        self._turn = (self._turn + 1) % len(self._trajectories)
-        if trajectory.status is WAITING:
-            self._learn(trajectory)
-        self._save_if_due(trajectory)
-        self._stop_if_asked()
-
-    def _concurrent_round(self) -> None:
-        """Every running trajectory moves to its next check; whoever's answers are complete learns."""
-        moved = False
-        for trajectory in self._trajectories:
-            if trajectory.status is RUNNING:
-                moved = True
-                self._move_and_ask(trajectory)
-                self._save_if_due(trajectory)
-            self._calculations.poll()
-            self._take_and_learn()
-            self._stop_if_asked()
-        if not moved:
-            self._wait([trajectory for trajectory in self._trajectories if trajectory.status is WAITING])
-            self._take_and_learn()
-
-    def _take_and_learn(self) -> None:
-        """Take the cells that are made; whoever's answers are complete learns."""
-        for trajectory in self._trajectories:
-            self._requests.take_made(trajectory, self._learned.threshold)
-            if trajectory.status is WAITING and self._has_answers(trajectory):
-                self._learn(trajectory)
-
-    def _move_and_ask(self, trajectory: Trajectory) -> None:
-        u = self._mover.move(trajectory)
-        if u is not None:
-            self._requests.ask(trajectory, u, self._learned.threshold)
-
-    def _wait(self, waiting: Sequence[Trajectory]) -> None:
-        """Wait for the next cell of one of them, else for labels."""
-        opened = next((trajectory for trajectory in waiting if trajectory.open_cells), None)
-        if opened is None:
-            self._wait_for_labels("running")
-            return
-        self._requests.wait(opened, LABEL_WAIT)
-        self._calculations.poll()
-        self._requests.take_made(opened, self._learned.threshold)
-        self._status("running", now=False)
-        self._stop_if_asked()
 
     def _wait_for_labels(self, state: str) -> None:
         with self._journal.times.stage("labelling_wait"):
@@ -357,34 +315,17 @@ class Engine:
         self._status(state, now=False)
         self._stop_if_asked()
 
-    def _has_answers(self, waiting: Trajectory | FinalAudit) -> bool:
-        """Whether every label that is waited for is in; in serial mode none is told before the last cell is made."""
-        if isinstance(waiting, Trajectory) and waiting.open_cells:
-            return False
-        requests, announced = waiting.requests, waiting.announced
-        told = announce(self._calculations, self._journal, requests, announced, self._is_serial)
-        return told and all(request.key in self._calculations.results for request in requests)
+    # --- loop ---------------------------------------------------------------------------------------------------------
 
-    def _learn(self, trajectory: Trajectory) -> None:
-        """Learn what the trajectory waited for, and let it go on from the frame where it stopped."""
-        requests = trajectory.requests
-        trajectory.status = RUNNING
-        trajectory.requests, trajectory.announced = [], set()
-        trajectory.last_learned_step = trajectory.step
-        self._learn_answers(requests, trajectory.name, trajectory.step)
+    def _loop(self) -> None:
+        """Until every trajectory is over, or a stop rule holds."""
+        while self._turns.active and not self._stop_rules.hold(self._trajectories):
+            self._turns.round()
+        self._turns.settle()
 
-    def _learn_answers(self, requests: Sequence[LabelRequest], name: str, step: int) -> None:
-        learn(
-            requests,
-            name,
-            step,
-            self._trajectories,
-            self._learned,
-            self._calibrator,
-            self._calculations,
-            self._journal,
-        )
-        self._save()
+    def _take_and_learn(self) -> None:
+        """Take the cells that are made; whoever's answers are complete learns."""
+        self._turns.take_and_learn()
 
     # --- end ----------------------------------------------------------------------------------------------------------
 
@@ -401,18 +342,20 @@ class Engine:
     def _await_final_audit(self) -> None:
         """Wait for the labels of the last interval and learn them."""
         audit, start = self._final_audit, time.perf_counter()
-        while not self._has_answers(audit):
+        while not self._answers.complete(audit.requests, audit.announced):
             self._wait_for_labels("running")
         self._journal.tell(StageFinished("final_audit", time.perf_counter() - start))
         requests = audit.requests
         if requests:
             name, step = audit.place
             audit.clear()
-            self._learn_answers(requests, name, step)
+            self._answers.learn(requests, name, step)
+            self._save()
 
     def _converge(self) -> None:
         """Train on all labels; not again when a run that was over is resumed, unless it has learned since."""
-        if any(trajectory.status is FINISHED for trajectory in self._trajectories) and self._learned.needs_convergence:
+        failed = all(trajectory.status is TrajectoryStatus.FAILED for trajectory in self._trajectories)
+        if not failed and self._learned.needs_convergence:
             self._converging = True  # interrupted amid it, the run goes on from the checkpoint before
             converge(self._learned, self._journal, self._stop_if_asked)
             self._converging = False
@@ -420,17 +363,18 @@ class Engine:
 
     def _finish(self) -> RunSummary:
         self._evaluate("held_out_after.json")
-        failed = [trajectory for trajectory in self._trajectories if trajectory.status is FAILED]
+        failed = [trajectory for trajectory in self._trajectories if trajectory.status is TrajectoryStatus.FAILED]
         all_failed = len(failed) == len(self._trajectories)
         outcome: Outcome = "failed" if all_failed else "finished"
         calibration = self._calibrator.write(RESAMPLES)
-        summary = summarize(outcome, self._journal, self._learner, self._trajectories, calibration)
+        ended_by = self._stop_rules.reason
+        summary = summarize(outcome, self._journal, self._learner, self._trajectories, calibration, ended_by=ended_by)
         self._journal.tell(RunFinished(summary.as_dict()))
         self.directory.write_json("summary.json", summary.as_dict())
         if all_failed:
             others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             raise SamplerError(f"every trajectory failed: {failed[0].reason}{others}")
-        self._status("finished")
+        self._status("finished", summary.ended_by)
         return summary
 
     def _interrupted(self) -> RunSummary:
@@ -452,18 +396,11 @@ class Engine:
     # --- keeping ------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        engine_state.save_checkpoint(
-            self.config, self._journal, self._learned, self._trajectories, self._turn, self._parts
-        )
+        engine_state.save_checkpoint(self.config, self._journal, self._learned, self._trajectories, self._parts)
 
-    def _save_if_due(self, trajectory: Trajectory) -> None:
-        """A checkpoint every ``checkpoint_every`` steps, and when the trajectory is over."""
-        if trajectory.status is WAITING:
-            return
-        steps = trajectory.step - trajectory.last_checkpoint_step
-        if steps >= self.config.engine.checkpoint_every or trajectory.status in (FINISHED, FAILED):
-            trajectory.last_checkpoint_step = trajectory.step
-            self._save()
+    def _tick(self) -> None:
+        self._status("running", now=False)
+        self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
         if self._stop.signal_name:

@@ -38,7 +38,6 @@ def save_checkpoint(
     journal: Journal,
     learner: Learner,
     trajectories: Sequence[Trajectory],
-    turn: int,
     parts: Mapping[str, Part],
 ) -> None:
     """Write a complete checkpoint and tell it.
@@ -63,7 +62,6 @@ def save_checkpoint(
                 "offsets": directory.offsets(),
                 "counters": asdict(journal.counters),
                 "times": journal.times.state(),
-                "turn": turn,
                 "trajectories": {trajectory.name: trajectory.state() for trajectory in trajectories},
                 "parts": {name: part.state() for name, part in parts.items()},
             },
@@ -87,18 +85,17 @@ def check_config(folder: Path, config: Config, source: str) -> None:
 
 def restore_checkpoint(
     state: Mapping[str, Any], journal: Journal, trajectories: Sequence[Trajectory], parts: Mapping[str, Part]
-) -> int:
-    """Put everything but the learner back and cut the growing files to their length at the checkpoint.
-
-    Returns:
-        Index of the trajectory whose turn it is.
-    """
+) -> None:
+    """Put everything but the learner back and cut the growing files to their length at the checkpoint."""
     journal.directory.rewind(state["offsets"])
     journal.counters = LabelCounters(**state["counters"])
     journal.times.restore(state["times"])
     for trajectory in trajectories:
         trajectory.restore(state["trajectories"][trajectory.name])
         trajectory.reopen()
+    saved = dict(state["parts"])
+    if "turn" in state:  # a checkpoint of an earlier version, which knew no lockstep
+        saved["loop"] = {"turn": state["turn"], "audited": False}
     for name, part in parts.items():
-        part.restore(state["parts"][name])
-    return int(state["turn"])
+        if name in saved:
+            part.restore(saved[name])

@@ -272,7 +272,7 @@ class Updated(Event):
     """The model and the distribution have learned; errors are those on the new labels.
 
     ``rolled_back`` is true when the update did not help and the model was put back, for the ``reason`` given; ``model``
-    is its fingerprint.
+    is its fingerprint. ``others`` maps further trajectories whose labels were learned at once to their MD steps.
     """
 
     name: ClassVar[str] = "updated"
@@ -286,6 +286,7 @@ class Updated(Event):
     rolled_back: bool
     model: str
     reason: str = ""
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -366,6 +367,24 @@ class CheckpointWritten(Event):
 
 
 @dataclass(frozen=True)
+class TrajectoryRestarted(Event):
+    """A trajectory went wrong at ``step`` and goes on from its last good state with other random numbers.
+
+    That state is at ``good_step``. ``setbacks`` counts how often in a row, of at most ``limit``, it did not get past
+    the place.
+    """
+
+    name: ClassVar[str] = "trajectory_restarted"
+
+    trajectory: str
+    step: int
+    good_step: int
+    setbacks: int
+    limit: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrajectoryFinished(Event):
     """A trajectory reached its last step."""
 
@@ -383,6 +402,16 @@ class TrajectoryFailed(Event):
 
     trajectory: str
     step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class DynamicsStopped(Event):
+    """A stop rule holds: no trajectory moves any more. ``rule`` is its key in section ``stop``."""
+
+    name: ClassVar[str] = "dynamics_stopped"
+
+    rule: str
     reason: str
 
 

@@ -102,5 +102,6 @@ def _describe(trajectory: Trajectory) -> dict[str, Any]:
         "max_u": trajectory.max_u,
         "pending": len(trajectory.open_cells) + len(trajectory.requests),
         "refused": trajectory.refused,
+        "restarts": trajectory.restarts,
         "reason": trajectory.reason,
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 from ideal.config import Config
 from ideal.dataset import Dataset, read_labels, write_labels
 from ideal.embedding import minimum_distances
+from ideal.engine.lockstep import SharedPotential
 from ideal.engine.seeds import derive_seed
 from ideal.engine.state_files import read_state, write_state
 from ideal.engine.storage import writing
@@ -26,6 +27,7 @@ from ideal.errors import ConfigError, IdealError, UncertaintyError
 from ideal.labelling.store import LabelStore
 from ideal.models import load_potential, make_potential
 from ideal.models.base import TrainablePotential
+from ideal.models.calculator import IdealCalculator
 from ideal.records import Label
 from ideal.soap import SoapPowerSpectrum
 from ideal.training.loss import Errors
@@ -146,6 +148,11 @@ class Learner:
         seed = derive_seed(self.config.seed, "threshold")
         known = self.uncertainty
         return held_out_threshold(config.threshold, known.soap, structures, known.ridge, seed, known.metric, known.rank)
+
+    def calculator(self) -> IdealCalculator:
+        """What trajectories move with; those that move in lockstep have their forces evaluated together."""
+        shared = SharedPotential(self.potential, self.config.engine.batch_atoms)
+        return IdealCalculator(shared, dispersion=self.config.model.dispersion)
 
     # --- learning -----------------------------------------------------------------------------------------------------
 

@@ -1,18 +1,22 @@
-"""Moving one trajectory to its next check and scoring the frame there."""
+"""Moving trajectories to their next checks and scoring the frames there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ideal.config import Config
 from ideal.engine.auditing import Auditor
-from ideal.engine.events import Check, TrajectoryFailed, TrajectoryFinished
+from ideal.engine.events import Check, TrajectoryFinished
 from ideal.engine.frame_files import trajectory_frame
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
+from ideal.engine.lockstep import Lockstep
+from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.errors import SamplerError, TrainingError, UncertaintyError
 from ideal.records import FloatArray
+
+_LEFT_RANGE = (SamplerError, TrainingError, UncertaintyError)
 
 
 class Mover:
@@ -23,59 +27,110 @@ class Mover:
         learner: holds distribution and threshold.
         auditor: counts the environments of every check and keeps a sample of the certain ones.
         journal: told about checks and ends.
+        restarter: keeps good states and puts a trajectory back that left the physical range.
+        lockstep: evaluates the forces of trajectories that move together.
         after_step: called after every MD step; may raise to stop the run there.
     """
 
     def __init__(
-        self, config: Config, learner: Learner, auditor: Auditor, journal: Journal, after_step: Callable[[], None]
+        self,
+        config: Config,
+        learner: Learner,
+        auditor: Auditor,
+        journal: Journal,
+        restarter: Restarter,
+        lockstep: Lockstep,
+        after_step: Callable[[], None],
     ) -> None:
         self._config = config
         self._learner = learner
         self._auditor = auditor
         self._journal = journal
+        self._restarter = restarter
+        self._lockstep = lockstep
         self._after_step = after_step
 
     def move(self, trajectory: Trajectory) -> FloatArray | None:
-        """Move to the next check.
+        """Move one trajectory to its next check; see `move_together`."""
+        return self.move_together([trajectory])[0]
+
+    def move_together(self, trajectories: Sequence[Trajectory]) -> list[FloatArray | None]:
+        """Move each trajectory to its next check, step by step side by side.
 
         The present step is visited first when it was not yet: the very first one, and that of a run which was stopped
         between a step and its check.
 
         Returns:
-            (n_atoms,) u of the frame that was checked; None when the trajectory finished or failed instead.
+            For each trajectory (n_atoms,) u of the frame that was checked; None when it finished, failed or went back
+            to its last good state instead.
         """
-        sampler = trajectory.sampler
-        while True:
-            if trajectory.step == trajectory.visited_step:
-                if sampler.finished:
+        found: dict[str, FloatArray | None] = {}
+        for trajectory in trajectories:
+            if trajectory.good is None:
+                self._restarter.note_good(trajectory)
+        while moving := [trajectory for trajectory in trajectories if trajectory.name not in found]:
+            to_advance = []
+            for trajectory in moving:
+                if trajectory.step != trajectory.visited_step:
+                    continue
+                if trajectory.sampler.finished:
                     trajectory.status = TrajectoryStatus.FINISHED
                     self._journal.tell(TrajectoryFinished(trajectory.name, trajectory.step))
-                    return None
-                try:
-                    with self._journal.times.stage("md"):
-                        sampler.advance(1)
-                except (SamplerError, TrainingError) as error:
+                    found[trajectory.name] = None
+                else:
+                    to_advance.append(trajectory)
+            for trajectory, error in zip(to_advance, self._advance(to_advance), strict=True):
+                if error is not None:
                     self.fail(trajectory, error)
-                    return None
-                self._after_step()
-            is_check = trajectory.step % trajectory.config.check_every == 0 or sampler.finished
-            u = None
-            if is_check:
-                try:
-                    u = self._check(trajectory)
-                except (SamplerError, TrainingError, UncertaintyError) as error:
-                    self.fail(trajectory, error)
-                    return None
-            self._write(trajectory, u)
-            trajectory.visited_step = trajectory.step
-            if is_check:
-                return u
+                    found[trajectory.name] = None
+            for trajectory in moving:
+                if trajectory.name not in found:
+                    self._visit(trajectory, found)
+        return [found[trajectory.name] for trajectory in trajectories]
 
     def fail(self, trajectory: Trajectory, error: Exception) -> None:
-        """Give the trajectory up; the others go on."""
-        trajectory.status = TrajectoryStatus.FAILED
-        trajectory.reason = str(error)
-        self._journal.tell(TrajectoryFailed(trajectory.name, trajectory.step, trajectory.reason))
+        """Put the trajectory back to its last good state, or give it up; the others go on."""
+        self._restarter.go_back_or_fail(trajectory, str(error))
+
+    def _advance(self, trajectories: Sequence[Trajectory]) -> list[Exception | None]:
+        """Take one step of each; returns how each left the physical range, None where it did not.
+
+        Raises:
+            Exception: any other error.
+        """
+        if not trajectories:
+            return []
+        tasks = [lambda sampler=trajectory.sampler: sampler.advance(1) for trajectory in trajectories]
+        errors: list[Exception | None] = [None]
+        with self._journal.times.stage("md"):
+            if len(tasks) > 1:
+                errors = self._lockstep.run(tasks)
+            else:
+                try:
+                    tasks[0]()
+                except (SamplerError, TrainingError) as error:
+                    errors = [error]
+        for problem in errors:
+            if problem is not None and not isinstance(problem, SamplerError | TrainingError):
+                raise problem
+        self._after_step()
+        return errors
+
+    def _visit(self, trajectory: Trajectory, found: dict[str, FloatArray | None]) -> None:
+        """Write and check the present frame as its turn demands."""
+        is_check = trajectory.step % trajectory.config.check_every == 0 or trajectory.sampler.finished
+        u = None
+        if is_check:
+            try:
+                u = self._check(trajectory)
+            except _LEFT_RANGE as error:
+                self.fail(trajectory, error)
+                found[trajectory.name] = None
+                return
+        self._write(trajectory, u)
+        trajectory.visited_step = trajectory.step
+        if u is not None:
+            found[trajectory.name] = u
 
     def _write(self, trajectory: Trajectory, u: FloatArray | None) -> None:
         sampler = trajectory.sampler
@@ -96,6 +151,10 @@ class Mover:
         self._learner.observe(trajectory.max_u)
         threshold = self._learner.threshold
         self._auditor.offer(trajectory.name, trajectory.step, atoms, u, threshold)
+        if trajectory.max_u > threshold:
+            trajectory.certain_since = trajectory.step
+        else:
+            self._restarter.note_good(trajectory)
         self._journal.tell(
             Check(
                 trajectory=trajectory.name,

@@ -30,6 +30,8 @@ class Requests:
         calculations: labels are sent there.
         journal: told, and counts.
         save: writes a checkpoint.
+
+    Audits go with the cells of each frame; in lockstep with those of all frames together (`audit`).
     """
 
     def __init__(
@@ -49,28 +51,63 @@ class Requests:
         self._save = save
 
     def ask(self, trajectory: Trajectory, u: FloatArray, threshold: float) -> None:
-        """Let the trajectory's present frame ask; it then waits until its cells are made, labelled and learned.
+        """Let one trajectory's present frame ask, and take the cells that are made at once; see `ask_together`."""
+        self.ask_together([(trajectory, u)], threshold)
+        self.take_made(trajectory, threshold)
+
+    def ask_together(
+        self, frames: Sequence[tuple[Trajectory, FloatArray]], threshold: float, others: Sequence[Trajectory] = ()
+    ) -> None:
+        """Let the present frames of trajectories ask; those that do wait until their cells are made, labelled, learned.
+
+        One checkpoint is written for all of them, before their first cell is ordered.
 
         Args:
-            trajectory: stands at the frame.
-            u: (n_atoms,) uncertainty of every atom.
+            frames: trajectories and (n_atoms,) u of the frames where they stand, in the order of asking.
             threshold: u above which an atom is uncertain.
+            others: trajectories that wait already; what they and the frames before ask for is not asked for again.
         """
-        try:
-            cells = self._asker.open(trajectory, u)
-        except (EmbeddingError, UncertaintyError) as error:
-            self._mover.fail(trajectory, error)
-            return
-        if cells:
-            trajectory.open_cells = cells
-            trajectory.requests, trajectory.announced = [], set()
-            trajectory.status = TrajectoryStatus.WAITING
-            trajectory.last_checkpoint_step = trajectory.step
+        opened: list[Trajectory] = []
+        for trajectory, u in frames:
+            try:
+                cells = self._asker.open(trajectory, u, [*others, *opened])
+            except (EmbeddingError, UncertaintyError) as error:
+                self._mover.fail(trajectory, error)
+                continue
+            if cells:
+                trajectory.open_cells = cells
+                trajectory.requests, trajectory.announced = [], set()
+                trajectory.status = TrajectoryStatus.WAITING
+                trajectory.last_checkpoint_step = trajectory.step
+                opened.append(trajectory)
+            elif u.max() <= threshold:
+                trajectory.refused_checks = 0
+            elif self._config.engine.mode == "concurrent":
+                self._wait_with(trajectory, others)
+        if opened:
             self._save()
-            self._asker.order(cells)
-            self.take_made(trajectory, threshold)
-        elif u.max() <= threshold:
-            trajectory.refused_checks = 0
+            for trajectory in opened:
+                self._asker.order(trajectory.open_cells)
+
+    def _wait_with(self, trajectory: Trajectory, others: Sequence[Trajectory]) -> None:
+        """Let an uncertain frame that is to ask for nothing of its own wait for what others have asked for."""
+        requests = {request.key: request for other in others for request in other.requests}
+        shared = [request for request in requests.values() if request.info["purpose"] == "selected"]
+        if shared and self._asker.may_ask(trajectory):
+            trajectory.requests, trajectory.announced = shared, {request.key for request in shared}
+            trajectory.status = TrajectoryStatus.WAITING
+
+    def audit(self, waiting: Sequence[Trajectory]) -> Trajectory | None:
+        """Have audited what goes with the cells that trajectories asked for together; returns who waits for it."""
+        leader = next((trajectory for trajectory in waiting if trajectory.requests), None)
+        if leader is None:
+            return None
+        leader.open_cells = self._asker.audits_of(sum(len(trajectory.requests) for trajectory in waiting))
+        return leader
+
+    def order(self, trajectory: Trajectory) -> None:
+        """Have a trajectory's open cells made."""
+        self._asker.order(trajectory.open_cells)
 
     def take_made(self, trajectory: Trajectory, threshold: float) -> None:
         """Take the trajectory's cells that are made, in the order of asking, and send each accepted one at once.
@@ -93,10 +130,6 @@ class Requests:
     def wait(self, trajectory: Trajectory, seconds: float) -> None:
         """Return when the trajectory's next cell is made, or after ``seconds``."""
         self._asker.wait(trajectory.open_cells[0], seconds)
-
-    def resume(self, trajectory: Trajectory) -> None:
-        """Have made again what a checkpoint held as open."""
-        self._asker.order(trajectory.open_cells)
 
     def send(self, requests: Sequence[LabelRequest]) -> None:
         """Count, tell, save, submit."""
@@ -129,7 +162,8 @@ class Requests:
         else:
             self._drop(trajectory, trajectory.open_cells)
         audits = []
-        if cell.purpose == "selected" and not trajectory.open_cells and trajectory.requests:
+        is_last = cell.purpose == "selected" and not trajectory.open_cells and trajectory.requests
+        if is_last and self._config.engine.mode != "lockstep":
             audits = trajectory.open_cells = self._asker.audits_of(len(trajectory.requests))
         if audits or not known_to_checkpoint:
             self._save()

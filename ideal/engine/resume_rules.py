@@ -1,7 +1,7 @@
 """Which keys of ``config.yaml`` may change between two sessions of one run.
 
-Anything that decides what was computed so far must stay; only how long the run goes on and how labels are dispatched
-may change.
+Anything that decides what was computed so far must stay; only how long the run goes on (steps, labels, stop rules) and
+how labels are dispatched may change.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ALLOWED = (
     "labelling.executor",
     "labelling.store",
 )
+_SECTIONS = ("labelling.executor.", "stop.", "serve.")
 _GROWS = re.compile(r"trajectories\.\d+\.sampler\.steps")
 _IGNORED = ("output", "title")  # say where the run lies and what it is called
 
@@ -44,13 +45,12 @@ def check_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], source: str)
     """
     for key, before, after in differences(old, new):
         grows = bool(_GROWS.fullmatch(key)) and isinstance(after, int) and after >= before
-        dispatch = key.startswith(("labelling.executor.", "serve."))
-        if key in ALLOWED or key in _IGNORED or grows or dispatch:
+        if key in ALLOWED or key in _IGNORED or grows or key.startswith(_SECTIONS):
             continue
         raise ConfigError(
             f"{source}: {key} was {before!r} and is now {after!r}; a run can be resumed only with the configuration "
-            f"it was started with: put the old value back or start a new run (may change: {', '.join(ALLOWED)}, a "
-            "larger sampler.steps)"
+            f"it was started with: put the old value back or start a new run (may change: {', '.join(ALLOWED)}, "
+            "stop, a larger sampler.steps)"
         )
 
 

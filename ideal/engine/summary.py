@@ -24,13 +24,15 @@ class TrajectorySummary:
         name: name of the trajectory.
         status: running, waiting, finished or failed.
         step: MD steps taken.
-        reason: why it failed.
+        reason: why it failed, or went back last.
+        restarts: how often it went back to a good state.
     """
 
     name: str
     status: str
     step: int
     reason: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class RunSummary:
         model_fingerprint: hash of the final weights.
         resume_command: what continues an interrupted run.
         stopped_by: "SIGINT" or "SIGTERM" when interrupted.
+        ended_by: the stop rule that ended the dynamics, in words; empty where every step was taken.
     """
 
     status: Outcome
@@ -74,6 +77,7 @@ class RunSummary:
     model_fingerprint: str = ""
     resume_command: str = ""
     stopped_by: str = ""
+    ended_by: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -88,6 +92,7 @@ def summarize(
     trajectories: Sequence[Trajectory],
     calibration: Mapping[str, Any] | None,
     stopped_by: str = "",
+    ended_by: str = "",
 ) -> RunSummary:
     """The summary of a run as it stands.
 
@@ -98,6 +103,7 @@ def summarize(
         trajectories: all of them.
         calibration: what ``calibration.json`` holds.
         stopped_by: name of the signal that interrupted it.
+        ended_by: why the dynamics was over before its last step.
     """
     finished = status != "interrupted"
     path = journal.directory.path
@@ -107,7 +113,9 @@ def summarize(
         status=status,
         directory=path,
         labels=replace(journal.counters),
-        trajectories=tuple(TrajectorySummary(t.name, t.status.value, t.step, t.reason) for t in trajectories),
+        trajectories=tuple(
+            TrajectorySummary(t.name, t.status.value, t.step, t.reason, t.restarts) for t in trajectories
+        ),
         steps=sum(trajectory.step for trajectory in trajectories),
         updates=learner.updates if learner else 0,
         threshold=learner.threshold if learner else None,
@@ -119,4 +127,5 @@ def summarize(
         model_fingerprint=learner.potential.fingerprint() if learner else "",
         resume_command="" if finished else f"ideal-run resume {path}",
         stopped_by=stopped_by,
+        ended_by=ended_by,
     )

@@ -1,7 +1,7 @@
 """One trajectory of a run: its sampler, and where it stands in the loop.
 
 RUNNING --asks--> WAITING (cells are made, then labelled) --learned--> RUNNING --last step--> FINISHED
-   \\--left the physical range--> FAILED
+   \\--left the physical range, too often in a row--> FAILED
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ class Trajectory:
         max_u: largest uncertainty at the last check, None before the first.
         refused: number of selected atoms that could not be embedded.
         refused_checks: checks in a row at which none of the selected atoms could be embedded.
-        reason: why it failed.
+        certain_since: step of the last check at which an atom was uncertain, 0 before.
+        good: where it goes on from when something goes wrong (`ideal.engine.restarting`); None before the first move.
+        restarts: how often it went back there.
+        setbacks: how often in a row without getting past `trouble_step`, the farthest step at which it had to.
+        reason: why it failed, or went back last.
     """
 
     config: TrajectoryConfig
@@ -87,6 +91,11 @@ class Trajectory:
     max_u: float | None = None
     refused: int = 0
     refused_checks: int = 0
+    certain_since: int = 0
+    good: Mapping[str, Any] | None = None
+    restarts: int = 0
+    setbacks: int = 0
+    trouble_step: int = -1
     reason: str = ""
 
     @property
@@ -122,6 +131,11 @@ class Trajectory:
             "max_u": self.max_u,
             "refused": self.refused,
             "refused_checks": self.refused_checks,
+            "certain_since": self.certain_since,
+            "good": self.good,
+            "restarts": self.restarts,
+            "setbacks": self.setbacks,
+            "trouble_step": self.trouble_step,
             "reason": self.reason,
         }
 
@@ -142,4 +156,9 @@ class Trajectory:
         self.max_u = state["max_u"]
         self.refused = state["refused"]
         self.refused_checks = state["refused_checks"]
+        self.certain_since = state.get("certain_since", self.step)  # absent from runs of earlier versions
+        self.good = state.get("good")
+        self.restarts = state.get("restarts", 0)
+        self.setbacks = state.get("setbacks", 0)
+        self.trouble_step = state.get("trouble_step", -1)
         self.reason = state["reason"]

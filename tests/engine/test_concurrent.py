@@ -72,6 +72,7 @@ def test_two_trajectories_that_need_the_same_cell_share_its_label(tmp_path: Path
         embedding__max_atoms=200,
         embedding__r_core=20.0,
         uncertainty__threshold={"type": "fixed", "value": 0.5},
+        selection__strategy="uncertainty",  # which asks without a look at what the other waits for
         labelling__code__arguments={"seconds": 0.3},
         engine__mode="concurrent",
     )

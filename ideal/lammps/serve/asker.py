@@ -20,12 +20,13 @@ from ideal.selection import LEARNED_RADIUS, UpdatableUncertainty
 class NeighborhoodAsker(Asker):
     """Opens one cell around the first atom of each neighborhood that is chosen; the rest is the engine's."""
 
-    def open(self, trajectory: Trajectory, u: FloatArray) -> list[OpenCell]:
+    def open(self, trajectory: Trajectory, u: FloatArray, others: Sequence[Trajectory] = ()) -> list[OpenCell]:
         """The cells that the trajectory's last request earns.
 
         Args:
             trajectory: a client's.
             u: (n_neighborhoods,) uncertainty of the first atoms.
+            others: not looked at.
         """
         sampler = trajectory.sampler
         assert isinstance(sampler, ClientSampler)
