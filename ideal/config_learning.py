@@ -96,6 +96,13 @@ class LossConfig(Section):
     """Huber loss on energy per atom, forces and stress."""
 
     energy: float = Field(1.0, ge=0, description="Weight of the energy per atom (eV).")
+    energy_end: float | None = Field(
+        None,
+        gt=0,
+        description="Weight of the energy where the learning rate ends: within every training it grows from `energy` "
+        "to this as the rate falls, and models are judged by this one. Some hundred times `energy` halves the error "
+        "of energies for a few per cent of that of forces. null: `energy`.",
+    )
     force: float = Field(1.0, ge=0, description="Weight of the forces (eV/Å).")
     stress: float = Field(0.1, ge=0, description="Weight of the stress (GPa).")
     delta: float = Field(0.1, gt=0, description="Huber delta, in the unit of each term.")
@@ -149,7 +156,14 @@ class OnlineConfig(Section):
         description="What undoes an update. Always: no smaller loss on new and validation labels together. strict: "
         "also a larger loss on the validation labels, so that a few cold crystals can forbid to learn a melt. "
         "balanced: only a larger loss on them that exceeds the one on the new labels too. Validation labels are those "
-        "of the start.",
+        "of the start and those that `validation_fraction` holds back.",
+    )
+    validation_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Part of the run's labels that is not learned but joins the validation labels, drawn by their "
+        "keys; of every update at least one label is learned. 0: the validation labels stay those of the start.",
     )
     retries: int = Field(
         1,

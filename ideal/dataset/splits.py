@@ -9,6 +9,11 @@ from ideal.errors import ConfigError
 from ideal.records import Label
 
 
+def rank(key: str, seed: int) -> bytes:
+    """32 bytes that order keys at random; another seed, another order."""
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+
+
 def split(labels: Sequence[Label], fraction: float, seed: int) -> tuple[list[Label], list[Label]]:
     """Divide labels into a training and a validation part.
 
@@ -33,7 +38,7 @@ def split(labels: Sequence[Label], fraction: float, seed: int) -> tuple[list[Lab
     """
     if not 0 <= fraction < 1:
         raise ConfigError(f"validation fraction {fraction}: write a number of at least 0 and below 1")
-    ranked = sorted({label.key for label in labels}, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    ranked = sorted({label.key for label in labels}, key=lambda key: rank(key, seed))
     count = min(int(fraction * len(ranked) + 0.5), max(len(ranked) - 1, 0))
     chosen = set(ranked[:count])
     training = [label for label in labels if label.key not in chosen]

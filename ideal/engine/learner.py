@@ -60,6 +60,7 @@ class Learner:
         in_distribution: u up to which the filler of a cell counts as known; nan before `fit_distribution`.
         initial_keys: keys of the labels known at the start, in their order.
         learned_keys: keys of the labels learned since, in the order of learning.
+        held_keys: keys of the labels that came since and only validate, in the order of their coming.
         updates: how often it learned.
         converged_at: number of updates at the last final convergence; -1 before any.
     """
@@ -71,6 +72,7 @@ class Learner:
     uncertainty: SoapMahalanobis
     initial_keys: list[str]
     learned_keys: list[str] = field(default_factory=list)
+    held_keys: list[str] = field(default_factory=list)
     updates: int = 0
     min_distances: dict[tuple[int, int], float] = field(default_factory=dict)
     selection: Threshold | None = None
@@ -103,7 +105,7 @@ class Learner:
         Raises:
             ConfigError, TrainingError: the model cannot be made, or does not know an element.
         """
-        dataset = Dataset(labels, config.dataset.validation_fraction, derive_seed(config.seed, "split"))
+        dataset = _dataset(config, labels)
         potential = _potential(config, elements)
         soap = make_soap(config, potential.elements)
         return cls(
@@ -159,11 +161,18 @@ class Learner:
     def learn(self, labels: Sequence[Label], progress: Progress) -> TrainingSummary:
         """Update model and distribution with labels that are not known yet.
 
-        The model learns all of them and a sample of the old; every environment of the new cells joins the distribution.
+        The model learns them and a sample of the old; every environment of their cells joins the distribution. Some
+        (``training.online.validation_fraction``) only validate, from this update on: their environments do not join, so
+        that one that stays uncertain is asked for again in its next shape.
         """
+        held = self.dataset.hold_back(labels)
+        self.held_keys.extend(label.key for label in self.dataset.add(held, validation=True))
+        self.trainer.add_validation(held)
         old = self.dataset.training
-        summary = self.trainer.update(list(labels), old, progress=progress)
-        new = self.dataset.add(labels)
+        held_keys = {label.key for label in held}
+        shown = [label for label in labels if label.key not in held_keys]
+        summary = self.trainer.update(shown, old, progress=progress)
+        new = self.dataset.add(shown)
         self.learned_keys.extend(label.key for label in new)
         structures = [label.atoms for label in new]
         self.uncertainty.update(structures)
@@ -240,6 +249,7 @@ class Learner:
                 "fitted": self._fitted,
                 "initial_keys": self.initial_keys,
                 "learned_keys": self.learned_keys,
+                "held_keys": self.held_keys,
                 "updates": self.updates,
                 "converged_at": self.converged_at,
                 "min_distances": [[*pair, distance] for pair, distance in self.min_distances.items()],
@@ -261,18 +271,11 @@ class Learner:
             IdealError: a label of the checkpoint is missing or a file is damaged.
         """
         state = read_state(folder / "learner.safetensors")
-        dataset = Dataset(
-            _initial(initial_labels, state["initial_keys"]),
-            config.dataset.validation_fraction,
-            derive_seed(config.seed, "split"),
-        )
+        dataset = _dataset(config, _initial(initial_labels, state["initial_keys"]))
         for key in state["learned_keys"]:
-            label = store.get(key)
-            if not isinstance(label, Label):
-                raise IdealError(
-                    f"{store.path}: the label {key[:16]}, which the model has learned, is missing; restore the file"
-                )
-            dataset.add([label])
+            dataset.add([_known(store, key)])
+        for key in state["held_keys"]:
+            dataset.add([_known(store, key)], validation=True)
         potential = load_potential(folder / "model", config.model)
         trainer = _trainer(config, potential)
         trainer.restore(read_state(folder / "trainer.safetensors"))
@@ -287,6 +290,7 @@ class Learner:
             uncertainty=uncertainty,
             initial_keys=state["initial_keys"],
             learned_keys=state["learned_keys"],
+            held_keys=state["held_keys"],
             updates=state["updates"],
             converged_at=state["converged_at"],
             min_distances={(z1, z2): distance for z1, z2, distance in state["min_distances"]},
@@ -323,6 +327,20 @@ def _potential(config: Config, elements: Sequence[str]) -> TrainablePotential:
             + ("add it to the list" if model.path is None else "name a model that knows it")
         )
     return potential
+
+
+def _dataset(config: Config, labels: Sequence[Label]) -> Dataset:
+    seed = derive_seed(config.seed, "split")
+    return Dataset(labels, config.dataset.validation_fraction, seed, config.training.online.validation_fraction)
+
+
+def _known(store: LabelStore, key: str) -> Label:
+    label = store.get(key)
+    if not isinstance(label, Label):
+        raise IdealError(
+            f"{store.path}: the label {key[:16]}, which the model has learned, is missing; restore the file"
+        )
+    return label
 
 
 def _trainer(config: Config, potential: TrainablePotential) -> Trainer:

@@ -23,6 +23,7 @@ from ideal.training.loss import (
     SampleErrors,
     Targets,
     loss,
+    loss_at,
     make_sample,
     make_targets,
     mean_errors,
@@ -83,11 +84,12 @@ class Batches:
         self._config = config
         self._parameters: list[Tensor] = [parameter for _, parameter in potential.named_parameters()]
         self._samples = SampleCache()
+        self._judging = loss_at(config.loss, 1.0)
 
     @property
     def loss_config(self) -> LossConfig:
-        """Weights and delta of the loss."""
-        return self._config.loss
+        """Weights and delta of the loss that judges: those of a training's end."""
+        return self._judging
 
     def prepare(self, labels: Sequence[Label]) -> list[Sample]:
         """Samples of labels; neighbor graphs are built once and kept as long as they fit.
@@ -108,12 +110,15 @@ class Batches:
         """Use the graphs that ``other`` has built, and the other way round; both potentials have equal cutoffs."""
         self._samples = other._samples
 
-    def step(self, optimizer: torch.optim.Optimizer, batch: Sequence[Sample]) -> tuple[float, list[SampleErrors]]:
+    def step(
+        self, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], fallen: float = 1.0
+    ) -> tuple[float, list[SampleErrors]]:
         """One optimizer step.
 
         Args:
             optimizer: of the potential's parameters.
             batch: what to learn; taken in parts of at most ``max_atoms`` atoms.
+            fallen: how far the learning rate has fallen, which decides the weight of the energy.
 
         Returns:
             The loss before the step, and the errors of the parts before it, in the order of ``batch``.
@@ -121,13 +126,13 @@ class Batches:
         Raises:
             TrainingError: loss or gradient is not finite; no step was taken.
         """
-        whole = Counts.of(batch)
+        whole, weights = Counts.of(batch), loss_at(self._config.loss, fallen)
         optimizer.zero_grad(set_to_none=True)
         total, errors = 0.0, []
         for part in self.parts(batch):
             prediction = self.potential.predict([sample.graph for sample in part], differentiable=True)
             targets = self._targets(part)
-            value = loss(prediction, targets, self.loss_config, whole)
+            value = loss(prediction, targets, weights, whole)
             value.backward()
             total += value.item()
             errors.append(sample_errors(prediction, targets))

@@ -11,6 +11,7 @@ import torch
 from ideal.training.average import WeightAverage
 from ideal.training.batches import Batches, set_rate
 from ideal.training.loss import Errors, Sample, SampleErrors, mean_errors
+from ideal.training.policy import Pace
 from ideal.training.records import Phase, TrainingProgress
 
 
@@ -52,7 +53,7 @@ def one_epoch(
     samples: Sequence[Sample],
     batch_size: int,
     rng: np.random.Generator,
-    rate: Callable[[], float],
+    pace: Callable[[], Pace],
     seen: Callable[[Sequence[Sample], Sequence[SampleErrors]], None] | None = None,
 ) -> tuple[EpochLog, int]:
     """Show all samples once, in random order.
@@ -64,7 +65,7 @@ def one_epoch(
         samples: what to show.
         batch_size: structures per step.
         rng: shuffles.
-        rate: learning rate of the next step; 0 or less ends the epoch.
+        pace: of the next step; a rate of 0 ends the epoch.
         seen: told the errors of every batch, before its step.
 
     Returns:
@@ -73,12 +74,12 @@ def one_epoch(
     log, steps = EpochLog(), 0
     order = rng.permutation(len(samples))
     for first in range(0, len(samples), batch_size):
-        value = rate()
-        if value <= 0:
+        now = pace()
+        if now.rate <= 0:
             break
-        set_rate(optimizer, value)
+        set_rate(optimizer, now.rate)
         batch = [samples[i] for i in order[first : first + batch_size]]
-        total, errors = batches.step(optimizer, batch)
+        total, errors = batches.step(optimizer, batch, now.fallen)
         average.follow()
         if seen is not None:
             seen(batch, errors)

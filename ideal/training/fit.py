@@ -1,6 +1,7 @@
 """Many epochs over one set of labels: pretraining, and the convergence when a run is over.
 
-The learning rate falls by a cosine over the planned epochs or the time budget, whichever ends first. The averaged
+The learning rate falls by a cosine over the planned epochs or the time budget, whichever ends first; the weight of the
+energy may rise meanwhile (`ideal.training.loss.loss_at`). The averaged
 weights are judged every few epochs, and the best ones are kept: the training stops early when nothing better has been
 seen for a while.
 """
@@ -20,7 +21,7 @@ from ideal.training.average import WeightAverage
 from ideal.training.batches import Batches, new_optimizer
 from ideal.training.epochs import one_epoch
 from ideal.training.loss import Errors, Sample, mean_errors
-from ideal.training.policy import Keeper, cosine
+from ideal.training.policy import Keeper, Pace, pace
 from ideal.training.records import ProgressListener
 
 LOOKS = 25
@@ -95,10 +96,10 @@ def fit(
     steps = epochs = best_epoch = 0
     done, reason = 0.0, ""
 
-    def rate() -> float:
+    def next_pace() -> Pace:
         nonlocal done, steps
         if done >= 1:
-            return 0.0
+            return Pace(0.0, 1.0)
         total = plan.epochs * per_epoch
         done = steps / total
         if plan.max_seconds is not None and steps:
@@ -107,10 +108,10 @@ def fit(
             if spent > _TELLING and spent / steps * total > 1:
                 done = max(done, spent)
         steps += 1
-        return plan.learning_rate * cosine(done)
+        return pace(plan.learning_rate, done)
 
     while epochs < plan.epochs and not reason:
-        log, _ = one_epoch(batches, optimizer, average, samples, plan.batch_size, rng, rate)
+        log, _ = one_epoch(batches, optimizer, average, samples, plan.batch_size, rng, next_pace)
         epochs += 1
         if done >= 1:
             reason = f"the time budget of {plan.max_seconds:g} s was spent after {epochs} of {plan.epochs} epochs"

@@ -9,6 +9,11 @@ embedded cell may weigh less than those on its core. The energy of a label is th
 of: the free energy where electrons are smeared (`ideal.records.Label`).
 
 Kong et al., npj Comput. Mater. (2023), use the same loss with delta = 0.1.
+
+The error of an energy per atom, in eV, is some ten times smaller than that of a force component in eV/Å: with equal
+weights the energy has little say in where the training ends; with a large weight from the start the few energies
+direct the first, coarse steps, and forces suffer. So the weight of the energy may grow while the rate falls
+(`loss_at`), as in the second stage of MACE's training (Batatia et al., NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -135,6 +140,22 @@ class Counts:
         """Count a batch."""
         forces = 3 * sum(float(sample.weights.sum()) for sample in samples)
         return cls(len(samples), forces, 6 * sum(sample.has_stress for sample in samples))
+
+
+def loss_at(config: LossConfig, fallen: float) -> LossConfig:
+    """The weights that hold when the learning rate has fallen from its peak (0) towards its end (1).
+
+    The energy's weight is w^(1 - fallen) w_end^fallen: its logarithm changes as the rate does.
+
+    Example:
+        >>> loss_at(LossConfig(energy=1, energy_end=100), fallen=0.5).energy
+        10.0
+    """
+    if config.energy_end is None:
+        return config
+    if config.energy == 0:
+        return config.model_copy(update={"energy": fallen * config.energy_end})
+    return config.model_copy(update={"energy": config.energy ** (1 - fallen) * config.energy_end**fallen})
 
 
 def loss(prediction: Prediction, targets: Targets, config: LossConfig, whole: Counts | None = None) -> Tensor:

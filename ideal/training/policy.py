@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -37,6 +38,30 @@ def cosine(done: float, warm_up: float = WARM_UP) -> float:
         return FINAL_RATE + (1 - FINAL_RATE) * done / warm_up
     phase = min((done - warm_up) / (1 - warm_up), 1.0)
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * phase))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the next step is taken.
+
+    Attributes:
+        rate: learning rate.
+        fallen: how far it has fallen from its peak, 0 (also before the peak) to 1 (at the end).
+    """
+
+    rate: float
+    fallen: float
+
+
+def pace(peak: float, done: float, warm_up: float = WARM_UP) -> Pace:
+    """The pace when the part ``done`` (0 to 1) of a training with this peak rate is over.
+
+    Example:
+        >>> pace(1e-3, 1.0)
+        Pace(rate=1e-05, fallen=1.0)
+    """
+    relative = cosine(done, warm_up)
+    return Pace(peak * relative, 0.0 if done < warm_up else (1 - relative) / (1 - FINAL_RATE))
 
 
 class RatePolicy:

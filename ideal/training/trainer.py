@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from ideal.config import TrainingConfig
+from ideal.dataset.splits import rank
 from ideal.errors import TrainingError
 from ideal.models.base import TrainablePotential
 from ideal.records import Label
@@ -35,6 +36,7 @@ from ideal.training.replay import Replay, scores
 from ideal.training.update import Attempt, Judges, attempt, judge
 
 _LEAST_SCALE = 0.01
+_LEARNED_JUDGES = 16
 
 
 class Trainer:
@@ -65,6 +67,7 @@ class Trainer:
         self._updates = 0
         self._policy = RatePolicy()
         self._validation: list[Label] = []
+        self._held: list[Label] = []
         self._parameters: dict[str, Tensor] = dict(potential.named_parameters())
         self._online = new_optimizer(self._parameters, config.online.learning_rate)
 
@@ -106,6 +109,16 @@ class Trainer:
         judges = self._validation or self._sample(labels, self.config.validation_sample, stream=4)
         keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)))
         return self._fit(plan, labels, judges, keeper, np.random.default_rng([self._seed, 1]), started, progress)
+
+    def add_validation(self, labels: Sequence[Label]) -> None:
+        """Let labels that came later judge from now on; they are not learned.
+
+        At most ``config.validation_sample`` of all that ever came are looked at: a random sample, drawn by their keys.
+        """
+        held = [*self._held, *labels]
+        kept = sorted((label.key for label in held), key=lambda key: rank(key, self._seed))
+        kept = kept[: self.config.validation_sample]
+        self._held = [label for label in held if label.key in kept]
 
     def update(
         self, new: Sequence[Label], old: Sequence[Label], progress: ProgressListener | None = None
@@ -201,9 +214,9 @@ class Trainer:
     ) -> TrainingSummary:
         """Train on all labels until nothing improves, as ``config.final`` says.
 
-        The validation labels come from the initial data and may be unlike what was learned since. So the best weights
-        are those of least loss on them and on a sample of the labels, as many, together; that tells divergence and
-        forgetting, and overfitting as far as the validation labels reach.
+        The best weights are those of least loss on the validation labels. Where few of these came with the run, they
+        may be unlike what was learned since: a sample of the learned labels then judges with them, which tells
+        divergence and forgetting, though no overfitting.
 
         Args:
             labels: everything learned so far.
@@ -217,9 +230,7 @@ class Trainer:
         settings = self.config.final
         if not labels:
             raise TrainingError("0 labels: a final training needs at least one")
-        count = self.config.validation_sample
-        size = min(count, len(self._validation)) if self._validation else count
-        judges = [*self._validation, *self._sample(labels, max(size, min(count, 16)), stream=5)]
+        judges = [*self._all_validation(), *self._sample(labels, self._learned_judges(), stream=5)]
         keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)))
         plan = FitPlan(
             "final",
@@ -239,7 +250,8 @@ class Trainer:
 
     def validation_errors(self) -> Errors | None:
         """Mean absolute errors on the validation labels that it looks at; None without any."""
-        return self.errors(self._validation) if self._validation else None
+        judges = self._all_validation()
+        return self.errors(judges) if judges else None
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights that decides what the next update does: plain arrays and numbers."""
@@ -249,6 +261,7 @@ class Trainer:
             **packing.with_prefix("optimizer", packing.pack_optimizer(self._online, self._parameters)),
             **packing.with_prefix("replay", self.replay.state()),
             **packing.with_prefix("validation", packing.pack_labels(self._validation)),
+            **packing.with_prefix("held", packing.pack_labels(self._held)),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -261,6 +274,7 @@ class Trainer:
             packing.unpack_optimizer(packing.without_prefix("optimizer", state), self._online, self._parameters)
             self.replay.restore(packing.without_prefix("replay", state))
             self._validation = packing.unpack_labels(packing.without_prefix("validation", state))
+            self._held = packing.unpack_labels(packing.without_prefix("held", state))
             self._updates = int(state["updates"])
             self._policy.factor = float(state["rate_factor"])
         except KeyError as error:
@@ -318,9 +332,20 @@ class Trainer:
         stale = self.batches.prepare([old[i] for i in self.replay.stalest(keys, self.config.online.rescore)])
         if stale:
             self._score(stale)
-        if self._validation:
-            return Judges(fresh, self.batches.prepare(self._validation), are_validation=True)
+        validation = self._all_validation()
+        if validation:
+            return Judges(fresh, self.batches.prepare(validation), are_validation=True)
         return Judges(fresh, stale, are_validation=False)
+
+    def _all_validation(self) -> list[Label]:
+        """What judges and is not learned: of the start, and of the run."""
+        return [*self._validation, *self._held]
+
+    def _learned_judges(self) -> int:
+        """How many learned labels judge a final convergence: fewer, the more of the run's labels were held back."""
+        count = self.config.validation_sample
+        wanted = max(len(self._validation), min(count, _LEARNED_JUDGES)) if self._validation else count
+        return max(0, wanted - len(self._held))
 
     def _normalize(self, labels: Sequence[Label]) -> None:
         """Reference energies and energy scale.

@@ -24,7 +24,7 @@ from ideal.training.average import WeightAverage
 from ideal.training.batches import Batches
 from ideal.training.epochs import one_epoch
 from ideal.training.loss import Errors, Sample, SampleErrors, mean_errors
-from ideal.training.policy import Keeper, cosine
+from ideal.training.policy import Keeper, pace
 from ideal.training.records import ProgressListener
 from ideal.training.replay import Replay, scores
 
@@ -146,11 +146,20 @@ def attempt(
         replay.record([sample.label.key for sample in batch], values)
 
     while done.epochs < config.epochs and not done.reason:
-        rate = factor * config.learning_rate * cosine(done.epochs / config.epochs, warm_up=0.0)
+        now = pace(factor * config.learning_rate, done.epochs / config.epochs, warm_up=0.0)
         drawn = replay.draw(keys, config.replay, rng)
         done.replayed += len(drawn)
         shown = [*judges.fresh, *batches.prepare([old[i] for i in drawn])]
-        log, steps = one_epoch(batches, optimizer, average, shown, config.batch_size, rng, lambda: rate, seen)  # noqa: B023
+        log, steps = one_epoch(
+            batches,
+            optimizer,
+            average,
+            shown,
+            config.batch_size,
+            rng,
+            lambda: now,  # noqa: B023
+            seen,
+        )
         done.steps += steps
         done.epochs += 1
         seconds = time.perf_counter() - started
@@ -167,5 +176,5 @@ def attempt(
             if kept and is_fitted(verdict.fresh, config) and not done.reason and done.epochs < config.epochs:
                 done.reason = f"the new labels were met within the tolerance after {done.epochs} passes"
         if progress is not None:
-            progress(log.progress("update", done.epochs, config.epochs, rate, validation, seconds))
+            progress(log.progress("update", done.epochs, config.epochs, now.rate, validation, seconds))
     return done

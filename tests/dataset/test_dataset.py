@@ -65,3 +65,22 @@ def test_dataset_keeps_validation_and_learns_what_comes() -> None:
     assert len(dataset) == 24
     assert validation[0] in dataset
     assert dataset[validation[0]].key == validation[0]
+
+
+def test_some_later_labels_are_held_back() -> None:
+    """By key and seed alone, in about the share asked for, and never a whole group."""
+    dataset = Dataset(labels(10), validation_fraction=0.2, seed=3, later_fraction=0.25)
+    later = labels(200, start=10)
+    held = keys(dataset.hold_back(later))
+    assert 30 < len(held) < 70
+    assert held == [key for key in keys(later) if key in held]
+    assert set(keys(dataset.hold_back(later[::-1]))) == set(held)
+    assert set(keys(Dataset(seed=4, later_fraction=0.25).hold_back(later))) != set(held)
+    chosen = [label for label in later if label.key in held]
+    assert dataset.hold_back(chosen[:1]) == []
+    assert keys(dataset.hold_back(chosen[:3])) == held[1:3]
+    assert Dataset(seed=3).hold_back(later) == []
+    before = len(dataset.validation)
+    assert keys(dataset.add(chosen[:3], validation=True)) == held[:3]
+    assert len(dataset.validation) == before + 3
+    assert len(dataset.training) == 8
