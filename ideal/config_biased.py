@@ -56,9 +56,18 @@ class BiasConfig(Section):
         None, gt=0, description="No bias while the instantaneous temperature (K) is above this; null: no limit."
     )
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What the report says about it."""
+        strength = f"tau_r {self.strength:g}" if self.tau is None else f"tau {self.tau:g} eV"
+        return [("Bias", f"{strength}, {self.u} of u")]
+
 
 class BiasedDynamicsConfig(DynamicsSection):
     """Molecular dynamics in any ensemble that is drawn to what the model does not know (HAL; Zaverkin 2024)."""
 
     type: Literal["biased_dynamics"] = Field("biased_dynamics", description="Kind of sampler.")
     bias: BiasConfig = Field(default_factory=BiasConfig, description="The bias.")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Ensemble, time step, targets, bias."""
+        return super().facts() + self.bias.facts()

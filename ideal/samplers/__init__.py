@@ -10,6 +10,7 @@ from ideal.config import (
     DimerConfig,
     ElasticBandConfig,
     MolecularDynamicsConfig,
+    MonteCarloConfig,
     RelaxationConfig,
     ReplicaExchangeConfig,
     SamplerSection,
@@ -20,6 +21,7 @@ from ideal.samplers.biased_dynamics import BiasedDynamics
 from ideal.samplers.dimer import Dimer
 from ideal.samplers.elastic_band import ElasticBand
 from ideal.samplers.molecular_dynamics import MolecularDynamics
+from ideal.samplers.monte_carlo import MonteCarlo
 from ideal.samplers.relaxation import Relaxation
 from ideal.samplers.replica_exchange import ReplicaExchange
 from ideal.uncertainty.base import AtomwiseUncertainty
@@ -29,6 +31,7 @@ __all__ = [
     "Dimer",
     "ElasticBand",
     "MolecularDynamics",
+    "MonteCarlo",
     "Relaxation",
     "ReplicaExchange",
     "Sampler",
@@ -79,6 +82,8 @@ def make_sampler(
         case BiasedDynamicsConfig():
             known = _known(uncertainty, config, name)
             return BiasedDynamics(atoms, calculator, config, seed, known, max_temperature, max_force, name=name)
+        case MonteCarloConfig():
+            return MonteCarlo(atoms, calculator, config, seed, uncertainty, max_temperature, max_force, name=name)
         case RelaxationConfig():
             return Relaxation(atoms, calculator, config, max_force, name=name)
         case ElasticBandConfig():

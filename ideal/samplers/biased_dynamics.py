@@ -108,6 +108,11 @@ class BiasedDynamics:
         """Whether ``config.steps`` steps are taken."""
         return self._dynamics.finished
 
+    @property
+    def tau(self) -> float:
+        """Strength of the next step, eV per unit of the uncertainty, where no limit lowers it."""
+        return self._strength.tau
+
     def observables(self) -> dict[str, float]:
         """tau (eV), u of the structure, and the bias energy - tau u (eV) here and now."""
         if self._strength.is_off:
@@ -198,10 +203,17 @@ def make_surface(
                 f"trajectory {name!r}: sampler.bias.species names {symbol!r}, no chemical symbol; "
                 f"{did_you_mean(symbol, atomic_numbers)}"
             )
-    return BiasedSurface(calculator, _of_structure(config, uncertainty, name), config.species, config.max_force)
+    return BiasedSurface(
+        calculator, uncertainty_of_structure(config, uncertainty, name), config.species, config.max_force
+    )
 
 
-def _of_structure(config: BiasConfig, uncertainty: AtomwiseUncertainty, name: str) -> TotalUncertainty:
+def uncertainty_of_structure(config: BiasConfig, uncertainty: AtomwiseUncertainty, name: str) -> TotalUncertainty:
+    """What ``config.u`` makes of an uncertainty.
+
+    Raises:
+        ConfigError: it has no u of the structure.
+    """
     match config.u:
         case "max":
             return Largest(uncertainty)
