@@ -178,7 +178,10 @@ class TrainingEnded(Event):
 
 @dataclass(frozen=True)
 class Check(Event):
-    """Every atom of a frame was scored. Energies in eV, volume in Å³ (null without a cell)."""
+    """Every atom of a frame was scored. Energies in eV, volume in Å³ (null without a cell).
+
+    ``observables`` holds the sampler's own numbers, such as tau of a bias or shares of accepted moves.
+    """
 
     name: ClassVar[str] = "check"
 
@@ -192,6 +195,7 @@ class Check(Event):
     threshold: float
     n_uncertain: int
     volume: float | None
+    observables: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from ase import Atoms
 
@@ -23,7 +25,9 @@ def cell_to_label(atoms: Atoms) -> Atoms:
     return cell
 
 
-def trajectory_frame(atoms: Atoms, step: int, time_fs: float, u: FloatArray | None) -> str:
+def trajectory_frame(
+    atoms: Atoms, step: int, time_fs: float, u: FloatArray | None, observables: Mapping[str, float] | None = None
+) -> str:
     """One frame of ``trajectories/NAME.extxyz``.
 
     Args:
@@ -31,11 +35,12 @@ def trajectory_frame(atoms: Atoms, step: int, time_fs: float, u: FloatArray | No
         step: MD step.
         time_fs: simulated time, fs.
         u: (n_atoms,) uncertainty where it was checked.
+        observables: the sampler's own numbers, where it was checked.
     """
     arrays = {"momenta": atoms.get_momenta()}
     if u is not None:
         arrays["u"] = np.asarray(u)
-    return format_frame(bare(atoms), {"step": step, "time_fs": time_fs}, arrays)
+    return format_frame(bare(atoms), {"step": step, "time_fs": time_fs, **(observables or {})}, arrays)
 
 
 def substructure_frame(cell: Substructure, key: str, trajectory: str, step: int, atom: int) -> str:

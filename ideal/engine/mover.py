@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ideal.config import Config
 from ideal.engine.auditing import Auditor
@@ -15,6 +15,7 @@ from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.errors import SamplerError, TrainingError, UncertaintyError
 from ideal.records import FloatArray
+from ideal.samplers.base import observables
 
 _LEFT_RANGE = (SamplerError, TrainingError, UncertaintyError)
 
@@ -119,28 +120,30 @@ class Mover:
     def _visit(self, trajectory: Trajectory, found: dict[str, FloatArray | None]) -> None:
         """Write and check the present frame as its turn demands."""
         is_check = trajectory.step % trajectory.config.check_every == 0 or trajectory.sampler.finished
-        u = None
+        u, values = None, {}
         if is_check:
             try:
-                u = self._check(trajectory)
+                with self._journal.times.stage("md"):
+                    values = observables(trajectory.sampler)
+                u = self._check(trajectory, values)
             except _LEFT_RANGE as error:
                 self.fail(trajectory, error)
                 found[trajectory.name] = None
                 return
-        self._write(trajectory, u)
+        self._write(trajectory, u, values)
         trajectory.visited_step = trajectory.step
         if u is not None:
             found[trajectory.name] = u
 
-    def _write(self, trajectory: Trajectory, u: FloatArray | None) -> None:
+    def _write(self, trajectory: Trajectory, u: FloatArray | None, values: Mapping[str, float]) -> None:
         sampler = trajectory.sampler
         if trajectory.step % self._config.engine.write_every and not sampler.finished:
             return
         with self._journal.times.stage("io"):
-            text = trajectory_frame(sampler.atoms, trajectory.step, sampler.time_fs, u)
+            text = trajectory_frame(sampler.atoms, trajectory.step, sampler.time_fs, u, values)
             self._journal.directory.log(f"trajectories/{trajectory.name}.extxyz").append(text)
 
-    def _check(self, trajectory: Trajectory) -> FloatArray:
+    def _check(self, trajectory: Trajectory, values: Mapping[str, float]) -> FloatArray:
         sampler = trajectory.sampler
         atoms = sampler.atoms
         with self._journal.times.stage("uncertainty"):
@@ -167,6 +170,7 @@ class Mover:
                 threshold=threshold,
                 n_uncertain=int((u > threshold).sum()),
                 volume=float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
+                observables=values,
             )
         )
         return u
