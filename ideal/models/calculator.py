@@ -68,6 +68,11 @@ class IdealCalculator(Calculator):
         if uncertainty is not None:
             self.implemented_properties = [*self.implemented_properties, "uncertainty", "max_uncertainty"]
 
+    @property
+    def has_dispersion(self) -> bool:
+        """Whether dispersion is added to the model's energy."""
+        return self._dispersion is not None
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the structure last evaluated: everything, when the potential has changed since."""
         if self._revision != self.potential.revision:

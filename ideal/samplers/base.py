@@ -14,10 +14,13 @@ uncertainty and restores their state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
+
+from ideal.records import FloatArray
+from ideal.uncertainty.base import AtomwiseUncertainty
 
 
 class Sampler(Protocol):
@@ -93,3 +96,45 @@ class Observed(Protocol):
 def observables(sampler: Sampler) -> dict[str, float]:
     """What a sampler observes beside temperature and energy; empty for one that observes nothing."""
     return sampler.observables() if isinstance(sampler, Observed) else {}
+
+
+class Observation(NamedTuple):
+    """What a check sees of a frame.
+
+    Attributes:
+        u: (n_atoms,) uncertainty.
+        potential_energy: eV.
+        kinetic_energy: eV.
+        volume: Å³; None without a cell.
+    """
+
+    u: FloatArray
+    potential_energy: float
+    kinetic_energy: float
+    volume: float | None
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """A sampler whose atoms are not in this process: it is asked for many steps at once, and scores its frame itself.
+
+    ``atoms`` may be costly there; it is read only where something is uncertain, audited or written.
+    """
+
+    def observe(self, uncertainty: AtomwiseUncertainty) -> Observation:
+        """Score the present frame."""
+        ...
+
+
+def observe(sampler: Sampler, uncertainty: AtomwiseUncertainty) -> Observation:
+    """Score a sampler's present frame, there where its atoms are.
+
+    Raises:
+        SamplerError, TrainingError, UncertaintyError: energy or uncertainty cannot be evaluated.
+    """
+    if isinstance(sampler, Remote):
+        return sampler.observe(uncertainty)
+    atoms = sampler.atoms
+    u = uncertainty.atomic(atoms)
+    volume = float(atoms.get_volume()) if atoms.cell.rank == 3 else None
+    return Observation(u, float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), volume)
