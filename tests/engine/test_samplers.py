@@ -1,0 +1,59 @@
+"""Samplers in a run: the present uncertainty drives them, their numbers are told, a killed run goes on bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase.io import read
+
+from ideal.engine.engine import Engine
+from ideal.engine.events import Event
+
+from .runs import copper_config, in_child, named, outcome, trajectory
+
+BIAS = {"strength": 0.3, "burn_in": 3, "window": 5}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "biased_dynamics": {"bias": BIAS},
+    "monte_carlo": {
+        "moves": {"displacement": 1, "volume": 1, "displaced_atoms": None, "displacement_step": 0.05},
+        "dynamics": {"trials": 2, "steps": 3, "timestep": 4.0},
+        "burn_in": 4,
+        "bias": BIAS,
+    },
+}
+
+
+def configured(folder: Path, kind: str) -> Any:
+    sampler = {"type": kind, "temperature": 2500.0, "steps": 14, **SAMPLERS[kind]}
+    one = trajectory("md", max_force=500.0)
+    one["sampler"] = sampler
+    return copper_config(folder, trajectories=[one])
+
+
+@pytest.mark.parametrize("kind", ["biased_dynamics", pytest.param("monte_carlo", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, kind)
+    summary = Engine.create(config, tmp_path / "whole").run()
+    assert summary.status == "finished"
+    assert len(named(tmp_path / "whole", "updated")) >= 1
+
+    def kill(event: Event) -> None:
+        if event.name == "checkpoint" and event.step >= 6:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    status = in_child(lambda: Engine.create(config, tmp_path / "killed", kill).run())
+    assert status == -signal.SIGKILL
+    Engine.resume(tmp_path / "killed").run()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+    checks = named(tmp_path / "whole", "check")
+    assert checks[0]["observables"]["tau"] == 0
+    assert checks[-1]["observables"]["tau"] > 0
+    frames = read(tmp_path / "whole" / "trajectories" / "md.extxyz", ":")
+    assert frames[-1].info["tau"] == checks[-1]["observables"]["tau"]
+    assert np.isfinite(frames[-1].info["bias_energy"])
