@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ideal.config_biased import BiasConfig as BiasConfig
 from ideal.config_biased import BiasedDynamicsConfig as BiasedDynamicsConfig
@@ -47,6 +47,7 @@ from ideal.config_executors import ExecutorConfig as ExecutorConfig
 from ideal.config_executors import LocalExecutorConfig as LocalExecutorConfig
 from ideal.config_executors import MpiExecutorConfig as MpiExecutorConfig
 from ideal.config_executors import ParslExecutorConfig as ParslExecutorConfig
+from ideal.config_generated import GeneratedConfig as GeneratedConfig
 from ideal.config_labelling import CodeRule as CodeRule
 from ideal.config_labelling import LabelGateConfig as LabelGateConfig
 from ideal.config_labelling import LabellingConfig as LabellingConfig
@@ -281,6 +282,11 @@ class Config(Section):
         description="LAMMPS moves the atoms and asks this run (`ideal-run serve` fills it in); null: the run does.",
     )
 
+    @field_validator("trajectories")
+    @classmethod
+    def _expand(cls, trajectories: list[TrajectoryConfig]) -> list[TrajectoryConfig]:
+        return [one for trajectory in trajectories for one in trajectory.each()]
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         names = [trajectory.name for trajectory in self.trajectories]
@@ -304,13 +310,14 @@ class Config(Section):
             )
         if self.stop.force_mae is not None and self.dataset.validation_fraction == 0:
             raise ValueError(
-                "stop.force_mae: dataset.validation_fraction 0 keeps no validation labels to judge by; raise it, or leave "
-                "the rule out"
+                "stop.force_mae: dataset.validation_fraction 0 keeps no validation labels to judge by; raise it, or "
+                "leave the rule out"
             )
-        if self.dataset.initial is None and self.dataset.rattled.count == 0:
+        made = self.dataset.rattled.count + self.dataset.generated.count
+        if self.dataset.initial is None and made == 0:
             raise ValueError(
                 "dataset: nothing to start from; name a file in `dataset.initial` or let the run make structures "
-                "with `dataset.rattled.count` (10 is a good start)"
+                "with `dataset.rattled.count` (10 is a good start) or `dataset.generated.count`"
             )
         return self
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ideal.config_codes import DispersionConfig
+from ideal.config_generated import GeneratedConfig
 from ideal.config_section import Section
 from ideal.quantities import Duration, Energy, Force, Length
 
@@ -35,6 +36,9 @@ class DatasetConfig(Section):
     )
     rattled: RattleConfig = Field(
         default_factory=RattleConfig, description="Initial structures made by the run itself."
+    )
+    generated: GeneratedConfig = Field(
+        default_factory=GeneratedConfig, description="Initial structures from short molecular dynamics."
     )
     held_out: Path | None = Field(None, description="Labelled frames never trained on: parity plots before and after.")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="Part of the labels kept for validation.")

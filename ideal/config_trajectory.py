@@ -16,6 +16,7 @@ from ideal.config_dynamics import MolecularDynamicsConfig
 from ideal.config_enhanced import PlumedConfig, ReplicaExchangeConfig
 from ideal.config_lammps_sampler import LammpsSamplerConfig
 from ideal.config_monte_carlo import MonteCarloConfig
+from ideal.config_sampler import SamplerSection
 from ideal.config_search import DimerConfig, ElasticBandConfig, RelaxationConfig
 from ideal.config_section import Section
 from ideal.quantities import Force, Temperature
@@ -50,6 +51,16 @@ class TrajectoryConfig(Section):
     structure: Path = Field(description="Structure file in any format that ASE reads; relative to the YAML file.")
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repeat the structure this many times along each axis.")
     sampler: SamplerConfig = Field(default_factory=MolecularDynamicsConfig)
+    copies: int = Field(
+        1,
+        ge=1,
+        description="So many trajectories, each with random numbers of its own; a number is put behind the name.",
+    )
+    temperatures: list[Annotated[Temperature, Field(gt=0)]] = Field(
+        default=[],
+        description="One trajectory (or so many `copies`) at each of these temperatures (K) instead of the sampler's; "
+        "the temperature is put behind the name.",
+    )
     code: str | None = Field(
         None, description="Name in labelling.codes of the code that labels its cells; null: as labelling.rules say."
     )
@@ -64,3 +75,35 @@ class TrajectoryConfig(Section):
         if min(self.repeat) < 1:
             raise ValueError(f"repeat {self.repeat}: write three integers of at least 1")
         return self
+
+    @model_validator(mode="after")
+    def _check_temperatures(self) -> TrajectoryConfig:
+        if self.temperatures and "temperature" not in type(self.sampler).model_fields:
+            raise ValueError(
+                f"temperatures {self.temperatures}: a sampler of type {self.sampler.type} has no one temperature that "
+                "they could replace; leave them out"
+            )
+        return self
+
+    def each(self) -> list[TrajectoryConfig]:
+        """The trajectories that `copies` and `temperatures` stand for, each with its name.
+
+        Example:
+            >>> template = TrajectoryConfig(name="ethanol", structure="ethanol.xyz", copies=2, temperatures=[300, 500])
+            >>> [trajectory.name for trajectory in template.each()]
+            ['ethanol-300K-1', 'ethanol-300K-2', 'ethanol-500K-1', 'ethanol-500K-2']
+        """
+        width = len(str(self.copies))
+        numbers = [f"-{number:0{width}d}" for number in range(1, self.copies + 1)] if self.copies > 1 else [""]
+        samplers = {f"-{value:g}K": self._at(value) for value in self.temperatures} or {"": self.sampler}
+        return [
+            self.model_copy(
+                update={"name": f"{self.name}{at}{number}", "sampler": sampler, "copies": 1, "temperatures": []}
+            )
+            for at, sampler in samplers.items()
+            for number in numbers
+        ]
+
+    def _at(self, temperature: float) -> SamplerSection:
+        """The sampler at another temperature."""
+        return type(self.sampler).model_validate({**dict(self.sampler), "temperature": temperature})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = {
+    "generate": "moving the starting structures",
     "initial_labels": "labelling the initial structures",
     "pretrain": "training on the initial data",
     "distribution": "building the distribution",

@@ -52,7 +52,7 @@ def rattled_structures(atoms_list: Sequence[Atoms], config: RattleConfig, seed: 
         return []
     if not atoms_list:
         raise ConfigError("dataset.rattled: no starting structure to rattle; give at least one")
-    bases = [_small_enough(atoms, config.max_atoms) for atoms in atoms_list]
+    bases = [small_enough(atoms, config.max_atoms, "dataset.rattled") for atoms in atoms_list]
     shortest = [shortest_distance(base) for base in bases]
     made = []
     for k in range(config.count):
@@ -142,17 +142,26 @@ def _first_part(atoms: Atoms, axis: int, parts: int) -> Atoms:
     return unit
 
 
-def _small_enough(atoms: Atoms, max_atoms: int) -> Atoms:
+def small_enough(atoms: Atoms, max_atoms: int, section: str) -> Atoms:
+    """A structure of at most ``max_atoms``: the given one, else its smallest repeat unit, repeated as far as that goes.
+
+    Args:
+        atoms: structure; constraints, momenta and calculator are left behind.
+        max_atoms: largest number of atoms.
+        section: of the configuration, for the message.
+
+    Raises:
+        ConfigError: it is larger and repeats nothing as small as that.
+    """
     base = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     if len(base) <= max_atoms:
         return base
     unit = repeat_unit(base)
     if len(unit) > max_atoms:
         raise ConfigError(
-            f"dataset.rattled: a starting structure of {len(atoms)} atoms ({atoms.get_chemical_formula()}) is larger "
-            "than "
-            f"max_atoms {max_atoms} and repeats nothing smaller than {len(unit)} atoms: raise "
-            "dataset.rattled.max_atoms, "
+            f"{section}: a starting structure of {len(atoms)} atoms ({atoms.get_chemical_formula()}) is larger "
+            f"than max_atoms {max_atoms} and repeats nothing smaller than {len(unit)} atoms: raise "
+            f"{section}.max_atoms, "
             "name small structures in dataset.initial, or start from a perfect crystal"
         )
     repeats = [1, 1, 1]

@@ -20,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ase import Atoms
+
 from ideal.config import Config, dump_config, load_config
 from ideal.embedding.pool import CellPool
 from ideal.engine import engine_state
@@ -43,6 +45,7 @@ from ideal.engine.events import (
     StoreRescued,
 )
 from ideal.engine.final_audit import FinalAudit
+from ideal.engine.generating import generated_structures
 from ideal.engine.held_out import evaluate_held_out
 from ideal.engine.interruption import InterruptedRun, StopRequest
 from ideal.engine.journal import Journal, Listener
@@ -182,8 +185,9 @@ class Engine:
         if not is_new:
             journal.tell(Resumed(0, dict.fromkeys(steps, 0)))
         journal.status("starting", now=True)
+        generated = self._generate(start)
         with journal.part("initial_labels"):
-            labels, failures = label_initial(start, self._calculations, self._await_initial)
+            labels, failures = label_initial(start, generated, self._calculations, self._await_initial)
             journal.counters.initial, journal.counters.initial_failed = len(labels), len(failures)
             self._calculations.results.clear()
         learner = Learner.new(config, labels, start.elements)
@@ -270,6 +274,8 @@ class Engine:
                     config.max_force,
                     name=config.name,
                     uncertainty=learner.uncertainty,
+                    final=start.finals.get(config.name),
+                    folder=self.directory.path / "trajectories" / f"{config.name}.plumed",
                 ),
             )
             for config in self.config.trajectories
@@ -301,6 +307,15 @@ class Engine:
             "stop_rules": self._stop_rules,
             "loop": self._turns,
         }
+
+    def _generate(self, start: StartingPoint) -> list[Atoms]:
+        """Initial structures by short dynamics; the same ones when it is begun anew."""
+        if not start.to_move:
+            return []
+        with self._journal.part("generate"), self._journal.times.stage("md"):
+            return generated_structures(
+                start.to_move, self.config, self._calculations, lambda: self._wait_for_labels("starting")
+            )
 
     def _await_initial(self, requests: Sequence[LabelRequest]) -> None:
         for request in requests:

@@ -29,7 +29,8 @@ class Event:
 
     Example:
         >>> TrajectoryFinished("md", 100, time=0.0).to_json()
-        '{"time": 0.0, "event": "trajectory_finished", "trajectory": "md", "step": 100}'
+        '{"time": 0.0, "event": "trajectory_finished", "trajectory": "md", "step": 100, '
+        '"conclusion": ""}'
     """
 
     name: ClassVar[str] = "event"
@@ -89,7 +90,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
-    """A part of the start-up or of the end begins: initial_labels, pretrain, distribution, final_audit,
+    """A part of the start-up or of the end begins: generate, initial_labels, pretrain, distribution, final_audit,
     final_training, evaluation."""
 
     name: ClassVar[str] = "stage_started"
@@ -390,12 +391,13 @@ class TrajectoryRestarted(Event):
 
 @dataclass(frozen=True)
 class TrajectoryFinished(Event):
-    """A trajectory reached its last step."""
+    """A trajectory reached its last step, or what it searched for; ``conclusion`` says how, empty for the former."""
 
     name: ClassVar[str] = "trajectory_finished"
 
     trajectory: str
     step: int
+    conclusion: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
-from ideal.config import Config, TrajectoryConfig
+from ideal.config import Config, ElasticBandConfig
 from ideal.dataset import rattled_structures, read_labels, read_labels_and_structures, read_structures
 from ideal.engine.calculations import Calculations
 from ideal.engine.frame_files import cell_to_label
@@ -25,14 +26,18 @@ class StartingPoint:
 
     Attributes:
         structures: starting structure of every trajectory, repeated, with the file's momenta and constraints.
+        finals: the other end of every path, by trajectory, repeated likewise.
         labels: labelled structures of ``dataset.initial``.
         to_label: unlabelled ones of that file, and the rattled ones.
+        to_move: distinct starting structures of which `dataset.generated` makes more; empty without that section.
         held_out: labels that are never learned.
     """
 
     structures: dict[str, Atoms]
+    finals: dict[str, Atoms]
     labels: list[Label]
     to_label: list[Atoms]
+    to_move: list[Atoms]
     held_out: list[Label]
 
     @property
@@ -53,18 +58,31 @@ def read_starting_point(config: Config) -> StartingPoint:
     if config.dataset.initial is not None:
         labels, to_label = read_labels_and_structures(config.dataset.initial)
     structures = {
-        trajectory.name: _read_structure(trajectory).repeat(trajectory.repeat) for trajectory in config.trajectories
+        trajectory.name: _read_structure(trajectory.structure).repeat(trajectory.repeat)
+        for trajectory in config.trajectories
+    }
+    finals = {
+        trajectory.name: _read_structure(trajectory.sampler.final).repeat(trajectory.repeat)
+        for trajectory in config.trajectories
+        if isinstance(trajectory.sampler, ElasticBandConfig)
     }
     # Of the repeated ones: a cell of a few atoms shows only motions that are alike in every repetition.
-    rattled = rattled_structures(list(structures.values()), config.dataset.rattled, derive_seed(config.seed, "rattle"))
+    distinct = distinct_structures([*structures.values(), *finals.values()])
+    rattled = rattled_structures(distinct, config.dataset.rattled, derive_seed(config.seed, "rattle"))
     to_label = [*to_label, *rattled]
     start = StartingPoint(
         structures=structures,
+        finals=finals,
         labels=labels,
         to_label=to_label,
+        to_move=distinct if config.dataset.generated.count else [],
         held_out=read_labels(config.dataset.held_out) if config.dataset.held_out else [],
     )
-    known = {s for item in [*to_label, *(label.atoms for label in labels)] for s in item.get_chemical_symbols()}
+    known = {
+        s
+        for item in [*to_label, *start.to_move, *(label.atoms for label in labels)]
+        for s in item.get_chemical_symbols()
+    }
     for name, atoms in start.structures.items():
         _require_known(f"trajectory {name!r}", atoms, known)
     for label in start.held_out:
@@ -72,13 +90,26 @@ def read_starting_point(config: Config) -> StartingPoint:
     return start
 
 
+def distinct_structures(structures: Iterable[Atoms]) -> list[Atoms]:
+    """Each structure once, however many trajectories start from it."""
+    found: dict[tuple[bytes, ...], Atoms] = {}
+    for atoms in structures:
+        arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        found.setdefault(tuple(np.ascontiguousarray(array).tobytes() for array in arrays), atoms)
+    return list(found.values())
+
+
 def label_initial(
-    start: StartingPoint, calculations: Calculations, wait: Callable[[Sequence[LabelRequest]], None]
+    start: StartingPoint,
+    generated: Sequence[Atoms],
+    calculations: Calculations,
+    wait: Callable[[Sequence[LabelRequest]], None],
 ) -> tuple[list[Label], list[FailedLabel]]:
     """The initial labels: those of the file, then those that the run computes for it.
 
     Args:
         start: what was read.
+        generated: structures that the run has generated.
         calculations: where to ask.
         wait: blocks until the requests it is given are answered.
 
@@ -90,7 +121,7 @@ def label_initial(
     """
     requests = [
         calculations.request(cell_to_label(atoms), {"purpose": "initial", "index": index})
-        for index, atoms in enumerate(start.to_label)
+        for index, atoms in enumerate([*start.to_label, *generated])
     ]
     for request in requests:
         calculations.submit(request)
@@ -106,15 +137,15 @@ def label_initial(
     return labels, failures
 
 
-def _read_structure(trajectory: TrajectoryConfig) -> Atoms:
-    """The last frame of the structure file, as ASE reads it."""
-    atoms = read_structures(trajectory.structure)[-1]
+def _read_structure(path: Path) -> Atoms:
+    """The last frame of a structure file, as ASE reads it."""
+    atoms = read_structures(path)[-1]
     shortest = 0.3
     first, second, distance = neighbor_list("ijd", atoms, shortest)
     if len(first):
         worst = int(np.argmin(distance))
         raise ConfigError(
-            f"{trajectory.structure}: atoms {first[worst]} and {second[worst]} overlap "
+            f"{path}: atoms {first[worst]} and {second[worst]} overlap "
             f"({distance[worst]:.3f} Å apart); correct the structure (at least {shortest} Å)"
         )
     return atoms

@@ -44,6 +44,7 @@ _STAGE_OF_EVENT = {
     "checkpoint": "io",
 }
 _STAGE_OF_START_UP = {
+    "generate": "md",
     "initial_labels": "labelling_wait",
     "pretrain": "training",
     "distribution": "uncertainty",

@@ -55,7 +55,7 @@ class AseCode:
 
     def check(self, elements: Sequence[str]) -> list[str]:
         """See `ReferenceCode.check`: makes the calculator and calculates a dimer of each element."""
-        self._make()
+        self.calculator()
         lines = [f"{self.config.calculator} ({self.settings['version']})"]
         for element in elements:
             dimer = Atoms([element, element], positions=[[0, 0, 0], [0, 0, CHECK_DISTANCE]])
@@ -73,7 +73,7 @@ class AseCode:
 
         config = self.config
         copy = atoms.copy()
-        copy.calc = self._make()
+        copy.calc = self.calculator()
         energy_kind, stress = self.energy_kind, None
         with contextlib.chdir(folder):
             try:
@@ -94,7 +94,12 @@ class AseCode:
             energy_kind=energy_kind,
         )
 
-    def _make(self) -> Any:
+    def calculator(self) -> Any:
+        """A new calculator.
+
+        Raises:
+            LabelError: it cannot be imported or does not take its arguments.
+        """
         factory = _import(self.config.calculator)
         try:
             return factory(**self.config.arguments)
