@@ -125,7 +125,8 @@ class LiveView:
             if self._due(trajectory.name) or event["n_uncertain"]:
                 return self._trajectory_line(trajectory)
         if name == "trajectory_finished":
-            return f"{event['trajectory']}: finished at step {event['step']}"
+            how = f": {event['conclusion']}" if event.get("conclusion") else ""
+            return f"{event['trajectory']}: finished at step {event['step']}{how}"
         return None
 
     def _due(self, key: str) -> bool:

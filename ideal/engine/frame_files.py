@@ -43,6 +43,12 @@ def trajectory_frame(
     return format_frame(bare(atoms), {"step": step, "time_fs": time_fs, **(observables or {})}, arrays)
 
 
+def configuration_frame(atoms: Atoms, step: int, time_fs: float) -> str:
+    """One frame of ``trajectories/NAME/NN.extxyz``: a configuration of several, with its energy and momenta."""
+    info = {"step": step, "time_fs": time_fs, "energy": float(atoms.get_potential_energy())}
+    return format_frame(bare(atoms), info, {"momenta": atoms.get_momenta()})
+
+
 def substructure_frame(cell: Substructure, key: str, trajectory: str, step: int, atom: int) -> str:
     """One embedded cell of ``substructures.extxyz``; an empty ``key`` (refused) or reason (none) is left out."""
     info = _origin(cell, key, trajectory, step, atom)

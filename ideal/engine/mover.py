@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from ase import Atoms
+
 from ideal.config import Config
 from ideal.engine.auditing import Auditor
 from ideal.engine.events import Check, TrajectoryFinished
-from ideal.engine.frame_files import trajectory_frame
+from ideal.engine.frame_files import configuration_frame, trajectory_frame
 from ideal.engine.journal import Journal
 from ideal.engine.learner import Learner
 from ideal.engine.lockstep import Lockstep
@@ -15,7 +18,8 @@ from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.errors import SamplerError, TrainingError, UncertaintyError
 from ideal.records import FloatArray
-from ideal.samplers.base import observables
+from ideal.samplers.base import Sampler, observables
+from ideal.samplers.several import Several, conclusion, configurations
 
 _LEFT_RANGE = (SamplerError, TrainingError, UncertaintyError)
 
@@ -76,7 +80,8 @@ class Mover:
                     continue
                 if trajectory.sampler.finished:
                     trajectory.status = TrajectoryStatus.FINISHED
-                    self._journal.tell(TrajectoryFinished(trajectory.name, trajectory.step))
+                    end = TrajectoryFinished(trajectory.name, trajectory.step, self._conclusion(trajectory))
+                    self._journal.tell(end)
                     found[trajectory.name] = None
                 else:
                     to_advance.append(trajectory)
@@ -142,18 +147,22 @@ class Mover:
         with self._journal.times.stage("io"):
             text = trajectory_frame(sampler.atoms, trajectory.step, sampler.time_fs, u, values)
             self._journal.directory.log(f"trajectories/{trajectory.name}.extxyz").append(text)
+            for index, atoms in enumerate(sampler.configurations if isinstance(sampler, Several) else ()):
+                text = configuration_frame(atoms, trajectory.step, sampler.time_fs)
+                self._journal.directory.log(f"trajectories/{trajectory.name}/{index:02d}.extxyz").append(text)
 
     def _check(self, trajectory: Trajectory, values: Mapping[str, float]) -> FloatArray:
         sampler = trajectory.sampler
-        atoms = sampler.atoms
         with self._journal.times.stage("uncertainty"):
-            u = self._learner.uncertainty.atomic(atoms)
+            looked_at = [(atoms, self._learner.uncertainty.atomic(atoms)) for atoms in configurations(sampler)]
+        atoms, u = self._shown(sampler, looked_at)
         with self._journal.times.stage("md"):
             potential_energy = float(atoms.get_potential_energy())
         trajectory.max_u = float(u.max())
         self._learner.observe(trajectory.max_u)
         threshold = self._learner.threshold
-        self._auditor.offer(trajectory.name, trajectory.step, atoms, u, threshold)
+        for configuration, its_u in looked_at:
+            self._auditor.offer(trajectory.name, trajectory.step, configuration, its_u, threshold)
         if trajectory.max_u > threshold:
             trajectory.certain_since = trajectory.step
         else:
@@ -174,3 +183,19 @@ class Mover:
             )
         )
         return u
+
+    def _shown(self, sampler: Sampler, looked_at: Sequence[tuple[Atoms, FloatArray]]) -> tuple[Atoms, FloatArray]:
+        """The configuration that stands for the sampler at this check: the most uncertain one, if any is uncertain."""
+        if not isinstance(sampler, Several):
+            return looked_at[0]
+        largest = [float(u.max()) for _, u in looked_at]
+        worst = int(np.argmax(largest))
+        sampler.show(worst if largest[worst] > self._learner.threshold else None)
+        return next((atoms, u) for atoms, u in looked_at if atoms is sampler.atoms)
+
+    def _conclusion(self, trajectory: Trajectory) -> str:
+        """How a trajectory ended; that of a search says, too, where the model does not know what it found."""
+        text, max_u, threshold = conclusion(trajectory.sampler), trajectory.max_u, self._learner.threshold
+        if trajectory.config.sampler.ends_converged and max_u is not None and max_u > threshold:
+            text += f"; still uncertain, u {max_u:.3g} against a threshold of {threshold:.3g}"
+        return text

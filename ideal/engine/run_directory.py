@@ -7,6 +7,7 @@
     events.jsonl               what happened (ideal.engine.events)
     training.jsonl             one line per training epoch, one more per training (ideal.engine.events)
     trajectories/NAME.extxyz   frames every `write_every` steps, with momenta and, where checked, u
+    trajectories/NAME/NN.extxyz  every image of a path, every replica of a ladder; NAME.plumed/: files of PLUMED
     substructures.extxyz       every embedded cell; crops.extxyz: the same before optimization
     pairs.jsonl                u against the force error, one line per labelled cell that the model had not learned
     calibration.json           what u is worth in eV/Å, and what the audits say: latest (ideal.engine.calibrating)
@@ -177,6 +178,7 @@ class RunDirectory:
         """The append-only file of that name, relative to the folder."""
         if name not in self._logs:
             with writing(self.path / name):
+                (self.path / name).parent.mkdir(exist_ok=True)
                 self._logs[name] = AppendFile(self.path / name)
         return self._logs[name]
 
@@ -207,7 +209,7 @@ class RunDirectory:
         again, in serial mode with the same content, so that no frame or event appears twice.
         """
         names = {"events.jsonl", "training.jsonl", "substructures.extxyz", "crops.extxyz", "pairs.jsonl", *offsets}
-        names.update(f"trajectories/{p.name}" for p in (self.path / "trajectories").glob("*.extxyz"))
+        names.update(str(p.relative_to(self.path)) for p in (self.path / "trajectories").rglob("*.extxyz"))
         for name in sorted(names):
             if (self.path / name).exists() or offsets.get(name):
                 self.log(name).truncate(offsets.get(name, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
@@ -11,6 +13,7 @@ from ideal.config import (
     ElasticBandConfig,
     MolecularDynamicsConfig,
     MonteCarloConfig,
+    PlumedConfig,
     RelaxationConfig,
     ReplicaExchangeConfig,
     SamplerSection,
@@ -22,6 +25,7 @@ from ideal.samplers.dimer import Dimer
 from ideal.samplers.elastic_band import ElasticBand
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.samplers.monte_carlo import MonteCarlo
+from ideal.samplers.plumed_dynamics import PlumedDynamics
 from ideal.samplers.relaxation import Relaxation
 from ideal.samplers.replica_exchange import ReplicaExchange
 from ideal.uncertainty.base import AtomwiseUncertainty
@@ -32,6 +36,7 @@ __all__ = [
     "ElasticBand",
     "MolecularDynamics",
     "MonteCarlo",
+    "PlumedDynamics",
     "Relaxation",
     "ReplicaExchange",
     "Sampler",
@@ -49,6 +54,7 @@ def make_sampler(
     name: str = "md",
     uncertainty: AtomwiseUncertainty | None = None,
     final: Atoms | None = None,
+    folder: Path | None = None,
 ) -> Sampler:
     """The sampler that ``config.type`` names, at step 0.
 
@@ -62,6 +68,7 @@ def make_sampler(
         name: of the trajectory, for messages.
         uncertainty: what biased samplers follow (`ideal.samplers.base`); it learns in place.
         final: the other end of a path.
+        folder: for files of the sampler's own (PLUMED's); made when needed.
 
     Raises:
         ConfigError: ``config`` belongs to no sampler, needs an uncertainty and gets none, or does not fit the
@@ -94,6 +101,8 @@ def make_sampler(
             return Dimer(atoms, calculator, config, seed, max_force, name=name)
         case ReplicaExchangeConfig():
             return ReplicaExchange(atoms, calculator, config, seed, max_temperature, max_force, name=name)
+        case PlumedConfig():
+            return PlumedDynamics(atoms, calculator, config, seed, max_temperature, max_force, folder=folder, name=name)
     raise ConfigError(f"trajectory {name!r}: no sampler belongs to {type(config).__name__}; add it to make_sampler")
 
 

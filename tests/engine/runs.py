@@ -101,7 +101,7 @@ def outcome(path: Path) -> dict[str, Any]:
     with LabelStore(path / "labels.db", read_only=True) as store:
         labels = {label.key: label.energy for label in store.labels()}
     files = ["substructures.extxyz", "crops.extxyz"]
-    files += [str(file.relative_to(path)) for file in sorted((path / "trajectories").iterdir())]
+    files += [str(file.relative_to(path)) for file in sorted((path / "trajectories").rglob("*.extxyz"))]
     distribution = load_file(path / "uncertainty.safetensors")
     return {
         "labels": labels,

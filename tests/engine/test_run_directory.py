@@ -104,7 +104,8 @@ def test_growing_files_are_rewound_to_the_recorded_lengths(tmp_path: Path) -> No
     with RunDirectory.open(tmp_path / "run") as directory:
         directory.rewind(offsets)
         (event,) = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
-        assert json.loads(event) == {"time": 0.0, "event": "trajectory_finished", "trajectory": "a", "step": 1}
+        expected = {"time": 0.0, "event": "trajectory_finished", "trajectory": "a", "step": 1, "conclusion": ""}
+        assert json.loads(event) == expected
         assert (tmp_path / "run" / "trajectories" / "a.extxyz").read_text() == "frame 1\n"
         for name in ("trajectories/b.extxyz", "training.jsonl"):
             assert (tmp_path / "run" / name).read_bytes() == b""
