@@ -1,0 +1,100 @@
+"""A run of samplers with several configurations and of searches: who is looked at, who asks, how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read, write
+
+from ideal.engine.engine import Engine
+
+from .runs import copper_config, events, named, outcome, trajectory
+
+
+def crystals(folder: Path) -> None:
+    """A copper crystal with a vacancy, before and after a neighbor has hopped into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    crystal = bulk("Cu", cubic=True).repeat(2)
+    initial = crystal.copy()
+    del initial[0]
+    final = initial.copy()
+    final.positions[0] -= crystal.get_distance(0, 1, vector=True, mic=True)
+    write(folder / "initial.extxyz", initial)
+    write(folder / "final.extxyz", final)
+
+
+def sampler(folder: Path, name: str, **keys: Any) -> Any:
+    """A configuration with one trajectory of this sampler; ``keys`` are those of the sampler."""
+    crystals(folder)
+    one = trajectory(name, check_every=2)
+    one["sampler"] = keys
+    one["structure"] = "initial.extxyz"
+    return copper_config(folder, trajectories=[one], dataset__rattled__max_atoms=31)
+
+
+BAND = {"type": "neb", "final": "final.extxyz", "images": 2, "steps": 4, "climb": False}
+LADDER = {
+    "type": "replica_exchange",
+    "temperatures": [1500.0, 2500.0],
+    "exchange_every": 2,
+    "timestep": 4.0,
+    "steps": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def band(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("band")
+    Engine.create(sampler(folder, "path", **BAND), folder / "run").run()
+    return folder / "run"
+
+
+def test_every_image_is_written_and_the_end_is_told(band: Path) -> None:
+    files = sorted((band / "trajectories" / "path").iterdir())
+    assert [file.name for file in files] == ["00.extxyz", "01.extxyz", "02.extxyz", "03.extxyz"]
+    (end,) = named(band, "trajectory_finished")
+    assert "barrier" in end["conclusion"]
+    first, last = (read(file, index=-1) for file in (files[0], files[-1]))
+    assert isinstance(first, Atoms) and isinstance(last, Atoms)
+    np.testing.assert_allclose(first.positions, read(band.parent / "initial.extxyz").positions, atol=1e-8)
+    np.testing.assert_allclose(last.positions, read(band.parent / "final.extxyz").positions, atol=1e-8)
+
+
+def test_the_most_uncertain_image_asks(band: Path) -> None:
+    checks = {event["step"]: event for event in named(band, "check")}
+    embedded = named(band, "embedded")
+    assert embedded
+    for event in embedded:
+        if event["purpose"] == "selected":
+            assert checks[event["step"]]["max_u"] > checks[event["step"]]["threshold"]
+
+
+@pytest.mark.parametrize("keys", [BAND, LADDER], ids=["band", "ladder"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, keys: dict[str, Any]) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    Engine.create(sampler(whole, "t", **keys), whole / "run").run()
+
+    def stop(event: Any) -> None:
+        if event.name == "check" and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Engine.create(sampler(parts, "t", **keys), parts / "run", listener=stop).run()
+    Engine.resume(parts / "run").run()
+    expected, got = outcome(whole / "run"), outcome(parts / "run")
+    assert {name for name in expected if expected[name] != got[name]} == set()
+
+
+def test_a_relaxation_ends_where_the_last_model_says(tmp_path: Path) -> None:
+    config = sampler(tmp_path, "relaxed", type="relaxation", steps=12, force_tolerance=0.2)
+    Engine.create(config, tmp_path / "run").run()
+    rows = events(tmp_path / "run")
+    (end,) = (index for index, row in enumerate(rows) if row["event"] == "trajectory_finished")
+    steps = [row["step"] for row in rows[:end] if row["event"] == "updated"]
+    assert "converged" in rows[end]["conclusion"]
+    assert steps and (max(steps) < rows[end]["step"] or rows[end]["step"] == 12)
