@@ -14,7 +14,7 @@ An environment of interval k is drawn with probability pi_k = E[m_k] / n_k (m_k 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,13 +85,14 @@ class AuditReservoir:
         """Certain environments offered since the last reset."""
         return self._n_seen
 
-    def offer(self, trajectory: str, step: int, atoms: Atoms, indices_certain: ArrayLike) -> None:
+    def offer(self, trajectory: str, step: int, atoms: Atoms | Callable[[], Atoms], indices_certain: ArrayLike) -> None:
         """Offer the certain atoms of one frame.
 
         Args:
             trajectory: its trajectory.
             step: its step.
-            atoms: the frame; copied (without calculator) if one of its atoms enters the sample.
+            atoms: the frame, or what gives it; asked for and copied (without calculator) if one of its atoms enters the
+                sample.
             indices_certain: (n,) different indices of atoms below the threshold; may be empty.
 
         Raises:
@@ -100,7 +101,7 @@ class AuditReservoir:
         indices = np.asarray(indices_certain, dtype=np.int64)
         if indices.size == 0:
             return
-        if indices.ndim != 1 or indices.min() < 0 or indices.max() >= len(atoms):
+        if isinstance(atoms, Atoms) and (indices.ndim != 1 or indices.min() < 0 or indices.max() >= len(atoms)):
             raise UncertaintyError(
                 f"audit of {trajectory!r}, step {step}: atom indices of shape {indices.shape} do not fit a frame of "
                 f"{len(atoms)} atoms"
@@ -116,11 +117,11 @@ class AuditReservoir:
         frame = np.concatenate([self._frame, np.full(chosen.size, number)])
         kept = np.argsort(keys, kind="stable")[: self.size]
         self._keys, self._atom, self._frame = keys[kept], atom[kept], frame[kept]
-        self._frames[number] = (trajectory, int(step), atoms)
         needed = set(self._frame.tolist())
         self._frames = {n: entry for n, entry in self._frames.items() if n in needed}
-        if number in self._frames:
-            self._frames[number] = (trajectory, int(step), atoms.copy())
+        if number in needed:
+            present = atoms if isinstance(atoms, Atoms) else atoms()
+            self._frames[number] = (trajectory, int(step), present.copy())
 
     def _new_keys(self, n: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Keys of those of n new environments that may enter, and which they are.

@@ -11,7 +11,7 @@ model still moves them: the estimates are then an approximation, by as many chec
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,15 @@ class Auditor:
         largest = math.ceil(self._schedule.expected(config.selection.max_per_frame))
         self._reservoir = AuditReservoir(max(RESERVOIR, largest), derive_seed(config.seed, "audit reservoir"))
 
-    def offer(self, trajectory: str, step: int, atoms: Atoms, u: FloatArray, threshold: float) -> None:
+    def offer(
+        self, trajectory: str, step: int, atoms: Atoms | Callable[[], Atoms], u: FloatArray, threshold: float
+    ) -> None:
         """Count the environments of a check and offer the certain ones.
 
         Args:
             trajectory: name of the trajectory.
             step: MD step.
-            atoms: the frame; copied where one of its atoms enters the sample.
+            atoms: the frame, or what gives it; asked for and copied where one of its atoms enters the sample.
             u: (n_atoms,).
             threshold: atoms at or below it are certain.
         """

@@ -65,6 +65,7 @@ from ideal.engine.summary import Outcome, RunSummary, summarize
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
 from ideal.errors import IdealError, SamplerError
 from ideal.samplers import make_sampler
+from ideal.samplers.base import Remote
 
 
 class Engine:
@@ -147,6 +148,7 @@ class Engine:
                 self._pool.start()
                 self._begin()
                 stack.callback(self._lockstep.close)
+                stack.callback(self._close_samplers)
                 if self._calculations.rescued is not None:
                     self._journal.tell(StoreRescued(str(self._calculations.rescued)))
                 if self._final_audit.requests:  # interrupted amid it, and now some trajectory may have more steps
@@ -275,11 +277,16 @@ class Engine:
                     name=config.name,
                     uncertainty=learner.uncertainty,
                     final=start.finals.get(config.name),
-                    folder=self.directory.path / "trajectories" / f"{config.name}.plumed",
+                    folder=self.directory.path / "trajectories" / f"{config.name}.{config.sampler.type}",
                 ),
             )
             for config in self.config.trajectories
         ]
+
+    def _close_samplers(self) -> None:
+        for trajectory in self._trajectories:
+            if isinstance(trajectory.sampler, Remote):
+                trajectory.sampler.close()
 
     @property
     def _planned(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from ideal.engine.requesting import Requests
 from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.records import FailedLabel, FloatArray, Label
+from ideal.samplers.base import Remote
 
 RUNNING, WAITING = TrajectoryStatus.RUNNING, TrajectoryStatus.WAITING
 
@@ -162,9 +163,15 @@ class Loop:
     def _groups(self, running: Sequence[Trajectory]) -> list[list[Trajectory]]:
         """Small trajectories move together, larger ones each alone."""
         largest = self._config.engine.batch_atoms
-        small = [trajectory for trajectory in running if len(trajectory.sampler.atoms) <= largest]
-        large = [[trajectory] for trajectory in running if len(trajectory.sampler.atoms) > largest]
-        return [small, *large] if small else large
+        small: list[Trajectory] = []
+        alone: list[list[Trajectory]] = []
+        for trajectory in running:
+            sampler = trajectory.sampler
+            if isinstance(sampler, Remote) or len(sampler.atoms) > largest:
+                alone.append([trajectory])
+            else:
+                small.append(trajectory)
+        return [small, *alone] if small else alone
 
     # --- moving, asking -----------------------------------------------------------------------------------------------
 

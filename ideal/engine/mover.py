@@ -18,7 +18,7 @@ from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.errors import SamplerError, TrainingError, UncertaintyError
 from ideal.records import FloatArray
-from ideal.samplers.base import Sampler, observables
+from ideal.samplers.base import Observation, Remote, Sampler, observables, observation
 from ideal.samplers.several import Several, conclusion, configurations
 
 _LEFT_RANGE = (SamplerError, TrainingError, UncertaintyError)
@@ -34,7 +34,8 @@ class Mover:
         journal: told about checks and ends.
         restarter: keeps good states and puts a trajectory back that left the physical range.
         lockstep: evaluates the forces of trajectories that move together.
-        after_step: called after every MD step; may raise to stop the run there.
+        after_step: called after every MD step (a `Remote` sampler takes several at once); may raise to stop the run
+            there.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class Mover:
         self._restarter.go_back_or_fail(trajectory, str(error))
 
     def _advance(self, trajectories: Sequence[Trajectory]) -> list[Exception | None]:
-        """Take one step of each; returns how each left the physical range, None where it did not.
+        """Take one step of each (see `_stride`); returns how each left the physical range, None where it did not.
 
         Raises:
             Exception: any other error.
         """
         if not trajectories:
             return []
-        tasks = [lambda sampler=trajectory.sampler: sampler.advance(1) for trajectory in trajectories]
+        tasks = [lambda t=trajectory: t.sampler.advance(self._stride(t)) for trajectory in trajectories]
         errors: list[Exception | None] = [None]
         with self._journal.times.stage("md"):
             if len(tasks) > 1:
@@ -122,6 +123,12 @@ class Mover:
         self._after_step()
         return errors
 
+    def _stride(self, trajectory: Trajectory) -> int:
+        """Steps to be taken at once: one, or as many as lie before the next frame that is checked or written."""
+        if not isinstance(trajectory.sampler, Remote):
+            return 1
+        return min(n - trajectory.step % n for n in (trajectory.config.check_every, self._config.engine.write_every))
+
     def _visit(self, trajectory: Trajectory, found: dict[str, FloatArray | None]) -> None:
         """Write and check the present frame as its turn demands."""
         is_check = trajectory.step % trajectory.config.check_every == 0 or trajectory.sampler.finished
@@ -135,7 +142,12 @@ class Mover:
                 self.fail(trajectory, error)
                 found[trajectory.name] = None
                 return
-        self._write(trajectory, u, values)
+        try:
+            self._write(trajectory, u, values)
+        except SamplerError as error:  # the frame was lost with the process that held it
+            self.fail(trajectory, error)
+            found[trajectory.name] = None
+            return
         trajectory.visited_step = trajectory.step
         if u is not None:
             found[trajectory.name] = u
@@ -153,16 +165,13 @@ class Mover:
 
     def _check(self, trajectory: Trajectory, values: Mapping[str, float]) -> FloatArray:
         sampler = trajectory.sampler
-        with self._journal.times.stage("uncertainty"):
-            looked_at = [(atoms, self._learner.uncertainty.atomic(atoms)) for atoms in configurations(sampler)]
-        atoms, u = self._shown(sampler, looked_at)
-        with self._journal.times.stage("md"):
-            potential_energy = float(atoms.get_potential_energy())
+        frames, seen = self._look(sampler)
+        u = seen.u
         trajectory.max_u = float(u.max())
         self._learner.observe(trajectory.max_u)
         threshold = self._learner.threshold
-        for configuration, its_u in looked_at:
-            self._auditor.offer(trajectory.name, trajectory.step, configuration, its_u, threshold)
+        for frame, its_u in frames:
+            self._auditor.offer(trajectory.name, trajectory.step, frame, its_u, threshold)
         if trajectory.max_u > threshold:
             trajectory.certain_since = trajectory.step
         else:
@@ -173,16 +182,29 @@ class Mover:
                 step=trajectory.step,
                 time_fs=sampler.time_fs,
                 temperature=sampler.temperature,
-                potential_energy=potential_energy,
-                kinetic_energy=float(atoms.get_kinetic_energy()),
+                potential_energy=seen.potential_energy,
+                kinetic_energy=seen.kinetic_energy,
                 max_u=trajectory.max_u,
                 threshold=threshold,
                 n_uncertain=int((u > threshold).sum()),
-                volume=float(atoms.get_volume()) if atoms.cell.rank == 3 else None,
+                volume=seen.volume,
                 observables=values,
             )
         )
         return u
+
+    def _look(self, sampler: Sampler) -> tuple[list[tuple[Atoms | Callable[[], Atoms], FloatArray]], Observation]:
+        """Every configuration of a sampler, or how to get at it, with its u; and what is to be told of the check."""
+        known = self._learner.uncertainty
+        if isinstance(sampler, Remote):
+            with self._journal.times.stage("uncertainty"):
+                seen = sampler.observe(known)
+            return [(lambda: sampler.atoms, seen.u)], seen
+        with self._journal.times.stage("uncertainty"):
+            looked_at = [(atoms, known.atomic(atoms)) for atoms in configurations(sampler)]
+        atoms, u = self._shown(sampler, looked_at)
+        with self._journal.times.stage("md"):
+            return [*looked_at], observation(atoms, u)
 
     def _shown(self, sampler: Sampler, looked_at: Sequence[tuple[Atoms, FloatArray]]) -> tuple[Atoms, FloatArray]:
         """The configuration that stands for the sampler at this check: the most uncertain one, if any is uncertain."""

@@ -71,7 +71,7 @@ class Requests:
         for trajectory, u in frames:
             try:
                 cells = self._asker.open(trajectory, u, [*others, *opened])
-            except (EmbeddingError, UncertaintyError) as error:
+            except (EmbeddingError, SamplerError, UncertaintyError) as error:
                 self._mover.fail(trajectory, error)
                 continue
             if cells:

@@ -7,7 +7,8 @@
     events.jsonl               what happened (ideal.engine.events)
     training.jsonl             one line per training epoch, one more per training (ideal.engine.events)
     trajectories/NAME.extxyz   frames every `write_every` steps, with momenta and, where checked, u
-    trajectories/NAME/NN.extxyz  every image of a path, every replica of a ladder; NAME.plumed/: files of PLUMED
+    trajectories/NAME/NN.extxyz  every image of a path, every replica of a ladder
+    trajectories/NAME.plumed/, NAME.lammps/  files of these
     substructures.extxyz       every embedded cell; crops.extxyz: the same before optimization
     pairs.jsonl                u against the force error, one line per labelled cell that the model had not learned
     calibration.json           what u is worth in eV/Å, and what the audits say: latest (ideal.engine.calibrating)

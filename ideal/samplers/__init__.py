@@ -11,6 +11,7 @@ from ideal.config import (
     BiasedDynamicsConfig,
     DimerConfig,
     ElasticBandConfig,
+    LammpsSamplerConfig,
     MolecularDynamicsConfig,
     MonteCarloConfig,
     PlumedConfig,
@@ -23,6 +24,7 @@ from ideal.samplers.base import Sampler
 from ideal.samplers.biased_dynamics import BiasedDynamics
 from ideal.samplers.dimer import Dimer
 from ideal.samplers.elastic_band import ElasticBand
+from ideal.samplers.lammps import LammpsSampler
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.samplers.monte_carlo import MonteCarlo
 from ideal.samplers.plumed_dynamics import PlumedDynamics
@@ -34,6 +36,7 @@ __all__ = [
     "BiasedDynamics",
     "Dimer",
     "ElasticBand",
+    "LammpsSampler",
     "MolecularDynamics",
     "MonteCarlo",
     "PlumedDynamics",
@@ -68,7 +71,7 @@ def make_sampler(
         name: of the trajectory, for messages.
         uncertainty: what biased samplers follow (`ideal.samplers.base`); it learns in place.
         final: the other end of a path.
-        folder: for files of the sampler's own (PLUMED's); made when needed.
+        folder: for files of the sampler's own (PLUMED's, LAMMPS'); made when needed.
 
     Raises:
         ConfigError: ``config`` belongs to no sampler, needs an uncertainty and gets none, or does not fit the
@@ -103,6 +106,11 @@ def make_sampler(
             return ReplicaExchange(atoms, calculator, config, seed, max_temperature, max_force, name=name)
         case PlumedConfig():
             return PlumedDynamics(atoms, calculator, config, seed, max_temperature, max_force, folder=folder, name=name)
+        case LammpsSamplerConfig():
+            limits = (max_temperature, max_force)
+            return LammpsSampler(
+                atoms, calculator, config, seed, *limits, name=name, uncertainty=uncertainty, folder=folder
+            )
     raise ConfigError(f"trajectory {name!r}: no sampler belongs to {type(config).__name__}; add it to make_sampler")
 
 

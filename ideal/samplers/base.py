@@ -114,6 +114,16 @@ class Observation(NamedTuple):
     volume: float | None
 
 
+def observation(atoms: Atoms, u: FloatArray) -> Observation:
+    """What a check sees of a configuration here.
+
+    Raises:
+        TrainingError: its energy cannot be evaluated.
+    """
+    volume = float(atoms.get_volume()) if atoms.cell.rank == 3 else None
+    return Observation(u, float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), volume)
+
+
 @runtime_checkable
 class Remote(Protocol):
     """A sampler whose atoms are not in this process: it is asked for many steps at once, and scores its frame itself.
@@ -122,19 +132,12 @@ class Remote(Protocol):
     """
 
     def observe(self, uncertainty: AtomwiseUncertainty) -> Observation:
-        """Score the present frame."""
+        """Score the present frame there where it is.
+
+        Raises:
+            SamplerError, UncertaintyError: it cannot be scored.
+        """
         ...
 
-
-def observe(sampler: Sampler, uncertainty: AtomwiseUncertainty) -> Observation:
-    """Score a sampler's present frame, there where its atoms are.
-
-    Raises:
-        SamplerError, TrainingError, UncertaintyError: energy or uncertainty cannot be evaluated.
-    """
-    if isinstance(sampler, Remote):
-        return sampler.observe(uncertainty)
-    atoms = sampler.atoms
-    u = uncertainty.atomic(atoms)
-    volume = float(atoms.get_volume()) if atoms.cell.rank == 3 else None
-    return Observation(u, float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy()), volume)
+    def close(self) -> None:
+        """Give back what it holds outside of this process."""
