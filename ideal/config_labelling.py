@@ -18,6 +18,12 @@ class LabelGateConfig(Section):
 
     max_net_force: Force = Field(0.02, gt=0, description="Largest component of the summed forces (eV/Å).")
     max_force: Force = Field(30.0, gt=0, description="Largest force on an atom (eV/Å).")
+    max_learned_force: Force | None = Field(
+        None,
+        gt=0,
+        description="Labels with a larger force on an atom (eV/Å) stay in the store but are not learned (20 for strong "
+        "biases); null: all are.",
+    )
     min_distance: Length = Field(
         0.5, ge=0, description="Shortest distance between two atoms that is sent to the code (Å)."
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from ideal.config import LabellingConfig
@@ -124,7 +125,23 @@ class Calculations:
         for answer in answers:
             if self._shared is not None and (isinstance(answer, Label) or self.store.get(answer.key) is None):
                 self.store.put(answer)  # the run's own store stays complete without the shared one
-            self.results[answer.key] = answer
+            self.results[answer.key] = self._learnable(answer)
+
+    def _learnable(self, answer: Label | FailedLabel) -> Label | FailedLabel:
+        """The answer; where its forces are too large to learn, a failure in its place (the store keeps the label)."""
+        limit = self._config.gate.max_learned_force
+        if limit is None or isinstance(answer, FailedLabel):
+            return answer
+        norms = np.linalg.norm(answer.forces, axis=1)
+        worst = int(norms.argmax())
+        if norms[worst] <= limit:
+            return answer
+        cause = (
+            f"the largest force is {norms[worst]:.3g} eV/Å (atom {worst}, {answer.atoms.symbols[worst]}), above "
+            f"labelling.gate.max_learned_force {limit:g} eV/Å: the label stays in the store and is not learned; weaken "
+            "the bias, or raise the limit"
+        )
+        return FailedLabel(answer.key, answer.atoms, cause, seconds=answer.seconds, info=answer.info)
 
     def _recover(self, lost: Iterable[str]) -> None:
         """Calculate again what a damaged store has lost, before the run asks for what it has learned from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from ase.io import read
 
+from ideal.config import dump_config
+from ideal.engine.calculations import Calculations
 from ideal.engine.engine import Engine
 from ideal.engine.events import Event
+from ideal.engine.run_directory import RunDirectory
+from ideal.records import FailedLabel, Label
 
 from .runs import copper_config, in_child, named, outcome, trajectory
 
@@ -57,3 +63,30 @@ def test_a_killed_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     frames = read(tmp_path / "whole" / "trajectories" / "md.extxyz", ":")
     assert frames[-1].info["tau"] == checks[-1]["observables"]["tau"]
     assert np.isfinite(frames[-1].info["bias_energy"])
+
+
+def test_labels_of_large_forces_stay_in_the_store_and_are_not_learned(tmp_path: Path) -> None:
+    config = copper_config(tmp_path)
+    gate = config.labelling.gate.model_copy(update={"max_learned_force": 1.0})
+    labelling = config.labelling.model_copy(update={"gate": gate})
+    with contextlib.ExitStack() as stack:
+        directory = RunDirectory.create(tmp_path / "run", dump_config(config))
+        stack.callback(directory.close)
+        calculations = Calculations(labelling, directory)
+        stack.callback(calculations.close)
+        answers = []
+        for rattle in (0.01, 0.3):
+            atoms = bulk("Cu", cubic=True).repeat(2)
+            atoms.rattle(rattle, seed=0)
+            request = calculations.request(atoms, {"trajectory": "md"})
+            calculations.submit(request)
+            while request.key not in calculations.results:
+                calculations.wait(1.0)
+            answers.append(calculations.results[request.key])
+        small, large = answers
+        assert isinstance(small, Label)
+        assert isinstance(large, FailedLabel)
+        assert "above labelling.gate.max_learned_force 1 eV/Å" in large.cause
+        kept = calculations.store.get(large.key)
+        assert isinstance(kept, Label)
+        assert np.linalg.norm(kept.forces, axis=1).max() > 1
