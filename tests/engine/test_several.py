@@ -13,7 +13,7 @@ from ase.io import read, write
 
 from ideal.engine.engine import Engine
 
-from .runs import copper_config, events, named, outcome, trajectory
+from .runs import copper_config, named, outcome, trajectory
 
 
 def crystals(folder: Path) -> None:
@@ -28,13 +28,13 @@ def crystals(folder: Path) -> None:
     write(folder / "final.extxyz", final)
 
 
-def sampler(folder: Path, name: str, **keys: Any) -> Any:
-    """A configuration with one trajectory of this sampler; ``keys`` are those of the sampler."""
+def sampler(folder: Path, name: str, changes: dict[str, Any] | None = None, **keys: Any) -> Any:
+    """A configuration with one trajectory of this sampler; ``keys`` are those of the sampler, ``changes`` of the run."""
     crystals(folder)
     one = trajectory(name, check_every=2)
     one["sampler"] = keys
     one["structure"] = "initial.extxyz"
-    return copper_config(folder, trajectories=[one], dataset__rattled__max_atoms=31)
+    return copper_config(folder, trajectories=[one], dataset__rattled__max_atoms=31, **(changes or {}))
 
 
 BAND = {"type": "neb", "final": "final.extxyz", "images": 2, "steps": 4, "climb": False}
@@ -90,11 +90,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, keys: dict[str, 
     assert {name for name in expected if expected[name] != got[name]} == set()
 
 
-def test_a_relaxation_ends_where_the_last_model_says(tmp_path: Path) -> None:
-    config = sampler(tmp_path, "relaxed", type="relaxation", steps=12, force_tolerance=0.2)
+def test_what_a_search_has_found_may_ask_at_once(tmp_path: Path) -> None:
+    changes = {
+        "uncertainty__threshold": {"type": "fixed", "value": 0.1},
+        "selection__min_steps_between": 50,
+        "selection__audit": 0.0,
+    }
+    config = sampler(tmp_path, "relaxed", changes, type="relaxation", steps=3, force_tolerance=49.0)
     Engine.create(config, tmp_path / "run").run()
-    rows = events(tmp_path / "run")
-    (end,) = (index for index, row in enumerate(rows) if row["event"] == "trajectory_finished")
-    steps = [row["step"] for row in rows[:end] if row["event"] == "updated"]
-    assert "converged" in rows[end]["conclusion"]
-    assert steps and (max(steps) < rows[end]["step"] or rows[end]["step"] == 12)
+    checks = named(tmp_path / "run", "check")
+    assert [check["step"] for check in checks] == [0, 1, 2, 3]  # converged from the first step on
+    assert {event["step"] for event in named(tmp_path / "run", "embedded")} == {0, 1, 2, 3}
+    (end,) = named(tmp_path / "run", "trajectory_finished")
+    # The last model has learned and was not looked at again: no step was left.
+    assert end["conclusion"].startswith("not converged in 3 steps, largest force")
+    assert "still uncertain, u" in end["conclusion"]
