@@ -29,7 +29,7 @@ def crystals(folder: Path) -> None:
 
 
 def sampler(folder: Path, name: str, changes: dict[str, Any] | None = None, **keys: Any) -> Any:
-    """A configuration with one trajectory of this sampler; ``keys`` are those of the sampler, ``changes`` of the run."""
+    """A run of one trajectory with this sampler; ``keys`` are those of the sampler, ``changes`` those of the run."""
     crystals(folder)
     one = trajectory(name, check_every=2)
     one["sampler"] = keys
