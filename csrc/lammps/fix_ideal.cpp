@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fix_ideal.hpp"
 
+#include "learner.hpp"
 #include "neighborhood_writer.hpp"
 #include "uncertainty_adaptor.hpp"
 
 #include "atom.h"
 #include "comm.h"
+#include "compute.h"
 #include "error.h"
 #include "memory.h"
 #include "modify.h"
@@ -15,6 +17,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -22,7 +26,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr const char* keywords = "threshold, halt, dump, radius, most, apart, min_steps";
+constexpr const char* keywords = "threshold, halt, dump, radius, most, apart, min_steps, learn, token-file, policy, timeout";
 /// Elements of the global vector.
 constexpr int n_values = 5;
 
@@ -41,6 +45,15 @@ FixIdeal::FixIdeal(LAMMPS* lmp, int narg, char** arg) :
     adaptor_ = std::make_unique<UncertaintyAdaptor>(lmp, "fix ideal", arg[4], n_types, arg + first);
     for (int k = first + n_types; k < narg;) k += keyword(narg - k, arg + k);
     check_threshold();
+    if (learner_settings_) {
+        if (learner_settings_->host.empty())
+            error->all(FLERR, "fix ideal: token-file, policy and timeout belong to learn HOST:PORT, which is missing");
+        const char* file = std::getenv("IDEAL_TOKEN_FILE");
+        if (learner_settings_->token_file.empty() && file != nullptr) learner_settings_->token_file = file;
+        if (learner_settings_->token_file.empty())
+            error->all(FLERR, "fix ideal: learn needs token-file FILE; ideal-run serve prints which");
+        learner_ = std::make_unique<Learner>(lmp, id, *learner_settings_);
+    }
 
     scalar_flag = vector_flag = 1;
     size_vector = n_values;
@@ -59,6 +72,7 @@ FixIdeal::FixIdeal(LAMMPS* lmp, int narg, char** arg) :
 
 FixIdeal::~FixIdeal()
 {
+    if (learner_) learner_->leave();
     atom->delete_callback(id, Atom::GROW);
     memory->destroy(u_);
 }
@@ -72,7 +86,8 @@ int FixIdeal::keyword(int narg, char** arg)
         return value;
     };
     const auto settings = [&]() -> NeighborhoodSettings { return writer_ ? writer_->settings() : NeighborhoodSettings(); };
-    const std::array<const char*, 7> known{"threshold", "halt", "dump", "radius", "most", "apart", "min_steps"};
+    const std::array<const char*, 11> known{"threshold", "halt",      "dump",  "radius",     "most",   "apart",
+                                            "min_steps", "learn",     "token-file", "policy", "timeout"};
     if (std::find(known.begin(), known.end(), name) == known.end())
         error->all(FLERR, "fix ideal: unknown keyword '{}'; known: {}", name, keywords);
     if (narg < 2) error->all(FLERR, "fix ideal: keyword '{}' needs a value", name);
@@ -88,10 +103,13 @@ int FixIdeal::keyword(int narg, char** arg)
     } else if (name == "min_steps") {
         least_steps_ = utils::bnumeric(FLERR, arg[1], false, lmp);
         if (least_steps_ < 0) error->all(FLERR, "fix ideal: min_steps {}; give 0 or more", arg[1]);
+    } else if (name == "learn" || name == "token-file" || name == "policy" || name == "timeout") {
+        return learner_keyword(name, arg[1]);
     } else {
         NeighborhoodSettings changed = settings();
-        if (name == "dump") changed.path = arg[1];
-        else if (changed.path.empty()) error->all(FLERR, "fix ideal: {} needs dump FILE before it", name);
+        if (name == "dump") dump_ = arg[1];
+        else if (dump_.empty() && !learner_settings_ && !learner_)
+            error->all(FLERR, "fix ideal: {} needs dump FILE or learn HOST:PORT before it", name);
         if (name == "radius") changed.radius = positive(utils::numeric(FLERR, arg[1], false, lmp));
         if (name == "apart") changed.apart = positive(utils::numeric(FLERR, arg[1], false, lmp));
         if (name == "most") {
@@ -99,6 +117,34 @@ int FixIdeal::keyword(int narg, char** arg)
             if (changed.most < 1) error->all(FLERR, "fix ideal: most {}; give at least 1", arg[1]);
         }
         writer_ = std::make_unique<NeighborhoodWriter>(lmp, changed);
+    }
+    return 2;
+}
+
+/// learn, token-file, policy, timeout: in the fix command only.
+int FixIdeal::learner_keyword(const std::string& name, const char* value)
+{
+    if (learner_ || u_ != nullptr) error->all(FLERR, "fix_modify: {} can only be given in the fix command", name);
+    if (!learner_settings_) learner_settings_ = std::make_unique<LearnerSettings>();
+    LearnerSettings& settings = *learner_settings_;
+    const std::string word = value;
+    if (name == "learn") {
+        const std::size_t colon = word.rfind(':');
+        const bool fine = colon != std::string::npos && colon > 0 && colon + 1 < word.size();
+        if (!fine) error->all(FLERR, "fix ideal: learn '{}'; give HOST:PORT, as ideal-run serve prints it", word);
+        settings.host = word.substr(0, colon);
+        settings.port = word.substr(colon + 1);
+        if (settings.host.front() == '[' && settings.host.back() == ']')
+            settings.host = settings.host.substr(1, settings.host.size() - 2);
+        if (!writer_) writer_ = std::make_unique<NeighborhoodWriter>(lmp, NeighborhoodSettings());
+    } else if (name == "token-file") {
+        settings.token_file = word;
+    } else if (name == "policy") {
+        if (word != "wait" && word != "continue") error->all(FLERR, "fix ideal: policy '{}' is neither wait nor continue", word);
+        settings.go_on = word == "continue";
+    } else {
+        settings.timeout = utils::numeric(FLERR, value, false, lmp);
+        if (!(settings.timeout > 0)) error->all(FLERR, "fix ideal: timeout {}; give seconds, more than 0", word);
     }
     return 2;
 }
@@ -117,7 +163,7 @@ int FixIdeal::setmask() { return FixConst::END_OF_STEP | FixConst::POST_RUN; }
 void FixIdeal::check_threshold()
 {
     if (!std::isfinite(threshold_) && (halt_ != Halt::none || writer_))
-        error->all(FLERR, "fix ideal: halt and dump need a threshold; add, for example, threshold 2.0");
+        error->all(FLERR, "fix ideal: halt, dump and learn need a threshold; add, for example, threshold 2.0");
 }
 
 void FixIdeal::init()
@@ -125,6 +171,11 @@ void FixIdeal::init()
     check_threshold(); // fix_modify may have added them since
     halted_ = false;
     if (last_trigger_ > update->ntimestep) last_trigger_ = -1; // reset_timestep has set the clock back
+    if (learner_ && learner_->run().empty()) {
+        take(learner_->start(*adaptor_, threshold_));
+        say(fmt::format("fix ideal: learner at {}, run directory {}; threshold {:.4g}", learner_->address(),
+                        learner_->run(), threshold_));
+    }
 }
 
 /// Values for the first output of a run. Nothing is triggered: the step was checked when it was reached.
@@ -139,6 +190,11 @@ void FixIdeal::min_setup(int vflag) { setup(vflag); }
 void FixIdeal::end_of_step()
 {
     check();
+    if (learner_ && update->whichflag == 1) {
+        const LearnerOutcome outcome = learner_->poll(*adaptor_, values(false));
+        take(outcome);
+        if (outcome.updated) check();
+    }
     const bool rested = last_trigger_ < 0 || update->ntimestep - last_trigger_ >= least_steps_;
     if (max_ > threshold_ && rested) trigger();
 }
@@ -175,19 +231,92 @@ void FixIdeal::reduce()
 
 void FixIdeal::trigger()
 {
+    const bool learns = learner_ && update->whichflag == 1; // a minimization must not change its function
+    if (learns && learner_->in_flight() && learner_->connected()) return; // the answer is on its way
     ++n_triggers_;
     last_trigger_ = update->ntimestep;
     std::string message = fmt::format("fix ideal: step {}: u = {:.4g} at atom {:.0f}, {} atoms above {:.4g}",
                                       update->ntimestep, max_, max_id_, n_above_, threshold_);
-    if (writer_) {
-        const int n = writer_->write(u_, groupbit, threshold_, *adaptor_);
-        message += fmt::format("; {} neighborhoods appended to {}", n, writer_->settings().path);
+    std::vector<Neighborhood> neighborhoods;
+    if (writer_) neighborhoods = writer_->collect(u_, groupbit, threshold_);
+    if (!dump_.empty()) {
+        writer_->append(neighborhoods, dump_, *adaptor_);
+        message += fmt::format("; {} neighborhoods appended to {}", neighborhoods.size(), dump_);
     }
     if (halt_ == Halt::hard) error->all(FLERR, "{}", message);
-    if (comm->me == 0) utils::logmesg(lmp, message + "\n");
-    if (halt_ == Halt::none) return;
+    say(message);
+    if (halt_ != Halt::none) stop("");
+    else if (learns) learn(neighborhoods);
+}
+
+/// Have the neighborhoods learned; with policy wait, return when that is done.
+void FixIdeal::learn(const std::vector<Neighborhood>& neighborhoods)
+{
+    const bool go_on = learner_->settings().go_on;
+    if (learner_->in_flight()) { // and the learner is gone
+        keep(neighborhoods);
+        return;
+    }
+    learner_->ask(neighborhoods, *adaptor_, values(true));
+    if (go_on) {
+        if (!learner_->connected()) keep(neighborhoods);
+        return;
+    }
+    const LearnerOutcome outcome = learner_->wait(*adaptor_);
+    if (outcome.gave_up) {
+        keep(neighborhoods);
+        learner_->abandon();
+        stop(fmt::format("fix ideal: nothing was heard from the learner at {} for {:.0f} s ({}); the run ends here. Start it "
+                         "again with `ideal-run resume {}`, then go on from a restart file", learner_->address(),
+                         learner_->settings().timeout, outcome.text, learner_->run()));
+        return;
+    }
+    take(outcome);
+    if (outcome.updated) check();
+}
+
+/// Write neighborhoods that cannot be sent, unless dump has done it.
+void FixIdeal::keep(const std::vector<Neighborhood>& neighborhoods)
+{
+    if (!dump_.empty()) return;
+    const std::string path = fmt::format("{}.unlearned.extxyz", id);
+    writer_->append(neighborhoods, path, *adaptor_);
+    say(fmt::format("fix ideal: the learner is away; {} neighborhoods appended to {}", neighborhoods.size(), path));
+}
+
+/// Go by what the learner said.
+void FixIdeal::take(const LearnerOutcome& outcome)
+{
+    if (outcome.updated) threshold_ = outcome.threshold;
+    if (outcome.answered && !outcome.stop)
+        say(fmt::format("fix ideal: step {}: answered: {}; threshold {:.4g}", update->ntimestep, outcome.text, threshold_));
+    if (outcome.stop) stop(fmt::format("fix ideal: the learner says: {}; the run ends here", outcome.text));
+}
+
+/// End the run after this step.
+void FixIdeal::stop(const std::string& message)
+{
+    if (!message.empty()) say(message);
     halted_ = true;
     timer->force_timeout();
+}
+
+void FixIdeal::say(const std::string& message)
+{
+    if (comm->me == 0) utils::logmesg(lmp, message + "\n");
+}
+
+/// What the learner is told. Collective with the temperature, which is not a number where no thermo_temp is there.
+CheckValues FixIdeal::values(bool with_temperature)
+{
+    CheckValues seen;
+    seen.max_u = max_;
+    seen.threshold = threshold_;
+    seen.n_above = n_above_;
+    seen.temperature = std::numeric_limits<double>::quiet_NaN();
+    Compute* temperature = with_temperature ? modify->get_compute_by_id("thermo_temp") : nullptr;
+    if (temperature != nullptr && temperature->scalar_flag) seen.temperature = temperature->compute_scalar();
+    return seen;
 }
 
 void FixIdeal::post_run()
@@ -234,16 +363,20 @@ int FixIdeal::unpack_exchange(int i, double* buffer)
 void FixIdeal::write_restart(FILE* file)
 {
     if (comm->me != 0) return;
-    const double values[2] = {static_cast<double>(n_triggers_), static_cast<double>(last_trigger_)};
+    const std::uint64_t client = learner_ ? learner_->client() : 0; // as two numbers that a double holds exactly
+    const double values[4] = {static_cast<double>(n_triggers_), static_cast<double>(last_trigger_),
+                              static_cast<double>(client >> 32), static_cast<double>(client & 0xffffffffU)};
     const int size = sizeof(values);
     fwrite(&size, sizeof(int), 1, file);
-    fwrite(values, sizeof(double), 2, file);
+    fwrite(values, sizeof(double), 4, file);
 }
 
 void FixIdeal::restart(char* buffer)
 {
-    double values[2];
+    double values[4];
     std::memcpy(values, buffer, sizeof(values));
+    const auto client = static_cast<std::uint64_t>(values[2]) << 32 | static_cast<std::uint64_t>(values[3]);
+    if (learner_ && client != 0) learner_->set_client(client);
     n_triggers_ = static_cast<bigint>(values[0]);
     last_trigger_ = static_cast<bigint>(values[1]);
 }

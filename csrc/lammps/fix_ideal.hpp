@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // fix ID group ideal N state.safetensors El1 El2 ... keyword value ...
-// Every N steps, how far each atom of the group is from the training set; on crossing a threshold: stop, or write the
-// neighborhoods of the uncertain atoms (doc/fix_ideal.rst).
+// Every N steps, how far each atom of the group is from the training set; on crossing a threshold: stop, write the
+// neighborhoods of the uncertain atoms, or have them learned (doc/fix_ideal.rst).
 #pragma once
 
 #include "fix.h"
 
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace LAMMPS_NS {
 
@@ -38,13 +39,23 @@ public:
 private:
     enum class Halt { none, hard, soft, carry_on };
     int keyword(int narg, char** arg);
+    int learner_keyword(const std::string& name, const char* value);
     void check_threshold();
     void check();
     void reduce();
     void trigger();
+    void learn(const std::vector<struct Neighborhood>& neighborhoods);
+    void take(const struct LearnerOutcome& outcome);
+    void keep(const std::vector<struct Neighborhood>& neighborhoods);
+    void stop(const std::string& message);
+    void say(const std::string& message);
+    struct CheckValues values(bool with_temperature);
 
     std::unique_ptr<class UncertaintyAdaptor> adaptor_;
     std::unique_ptr<class NeighborhoodWriter> writer_;
+    std::unique_ptr<class Learner> learner_;
+    std::unique_ptr<struct LearnerSettings> learner_settings_; // while keywords are read
+    std::string dump_; // file that neighborhoods are appended to; empty: none
     double* u_ = nullptr;
     double threshold_;
     Halt halt_ = Halt::none;

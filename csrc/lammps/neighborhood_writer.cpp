@@ -63,7 +63,7 @@ void wrap(const Domain& domain, double* difference)
 
 } // namespace
 
-int NeighborhoodWriter::write(const double* u, int groupbit, double threshold, const UncertaintyAdaptor& adaptor)
+std::vector<Neighborhood> NeighborhoodWriter::collect(const double* u, int groupbit, double threshold)
 {
     // Which part of the box a frame takes along each axis; 1: all of it.
     const auto heights = box_heights(*domain);
@@ -76,9 +76,8 @@ int NeighborhoodWriter::write(const double* u, int groupbit, double threshold, c
     std::vector<char> open(static_cast<std::size_t>(n_local));
     for (int i = 0; i < n_local; ++i) open[i] = (atom->mask[i] & groupbit) && u[i] > threshold;
     const auto vectors = box_vectors(*domain);
-    std::string text;
-    int n_written = 0;
-    for (; n_written < settings_.most; ++n_written) {
+    std::vector<Neighborhood> found;
+    for (int n = 0; n < settings_.most; ++n) {
         const Center center = next_center(u, open);
         if (center.id == 0) break;
         for (int i = 0; i < n_local; ++i) {
@@ -93,19 +92,27 @@ int NeighborhoodWriter::write(const double* u, int groupbit, double threshold, c
             }
             open[i] = r2 > settings_.apart * settings_.apart;
         }
-        std::vector<double> atoms = gather(center, u, groupbit, share);
-        if (comm->me == 0) text += frame(center, atoms, share, adaptor);
+        const std::vector<double> atoms = gather(center, u, groupbit, share);
+        found.emplace_back();
+        if (comm->me == 0) found.back() = neighborhood(center, atoms, share);
     }
+    return found;
+}
+
+void NeighborhoodWriter::append(const std::vector<Neighborhood>& neighborhoods, const std::string& path,
+                                const UncertaintyAdaptor& adaptor)
+{
     // One call for all frames, so that a reader never meets half of one unless the disk is full.
     int failed = 0;
-    if (comm->me == 0 && n_written > 0) {
-        std::FILE* file = std::fopen(settings_.path.c_str(), "a");
+    if (comm->me == 0 && !neighborhoods.empty()) {
+        std::string text;
+        for (const Neighborhood& one : neighborhoods) text += frame(one, adaptor);
+        std::FILE* file = std::fopen(path.c_str(), "a");
         failed = file == nullptr || std::fwrite(text.data(), 1, text.size(), file) != text.size();
         if (file != nullptr && std::fclose(file) != 0) failed = 1;
     }
     MPI_Bcast(&failed, 1, MPI_INT, 0, world);
-    if (failed) error->all(FLERR, "fix ideal: cannot write '{}'; make room or name another file", settings_.path);
-    return n_written;
+    if (failed) error->all(FLERR, "fix ideal: cannot write '{}'; make room or name another file", path);
 }
 
 /// The atom with the largest u among those still open on any rank; id 0 if there is none.
@@ -159,8 +166,9 @@ std::vector<double> NeighborhoodWriter::gather(const Center& center, const doubl
     return all;
 }
 
-std::string NeighborhoodWriter::frame(const Center& center, std::vector<double>& atoms, const double* share,
-                                      const UncertaintyAdaptor& adaptor) const
+/// What the gathered atoms are: the center first, then by id, positions within the cut cell.
+Neighborhood NeighborhoodWriter::neighborhood(const Center& center, const std::vector<double>& atoms,
+                                              const double* share) const
 {
     const std::size_t n = atoms.size() / record;
     std::vector<const double*> rows(n);
@@ -169,24 +177,42 @@ std::string NeighborhoodWriter::frame(const Center& center, std::vector<double>&
         return std::pair(a[4] != center.id, a[4]) < std::pair(b[4] != center.id, b[4]); // the center, then by id
     });
     const auto heights = box_heights(*domain);
-    auto cell = box_vectors(*domain);
+    const auto vectors = box_vectors(*domain);
+    Neighborhood made;
+    made.step = update->ntimestep;
+    made.center_u = center.u;
+    made.cell = vectors;
     double stretch[3];
     for (int k = 0; k < 3; ++k) {
-        stretch[k] = share[k] >= 1 ? 1 : share[k] + gap / heights[k];
-        for (double& c : cell[k]) c *= stretch[k];
+        made.whole[k] = share[k] >= 1;
+        made.periodic[k] = domain->periodicity[k] != 0;
+        stretch[k] = made.whole[k] ? 1 : share[k] + gap / heights[k];
+        for (double& c : made.cell[k]) c *= stretch[k];
     }
-    const auto vectors = box_vectors(*domain);
-    std::string text = fmt::format("{}\nLattice=\"", n);
-    for (int k = 0; k < 9; ++k) text += fmt::format("{}{:.10g}", k ? " " : "", cell[k / 3][k % 3]);
-    text += "\" Properties=species:S:1:pos:R:3:id:I:1:u:R:1 pbc=\"";
-    for (int k = 0; k < 3; ++k) text += fmt::format("{}{}", k ? " " : "", domain->periodicity[k] ? "T" : "F");
-    text += fmt::format("\" step={} center=0 center_id={:.0f} center_u={:.10g}\n", update->ntimestep, center.id, center.u);
     for (const double* row : rows) {
-        double x[3] = {0, 0, 0};
-        for (int k = 0; k < 3; ++k)
-            for (int c = 0; c < 3; ++c) x[c] += (row[k] + 0.5 * stretch[k]) * vectors[k][c];
-        text += fmt::format("{} {:.12g} {:.12g} {:.12g} {:.0f} {:.10g}\n", adaptor.symbol(static_cast<int>(row[3])), x[0],
-                            x[1], x[2], row[4], row[5]);
+        for (int c = 0; c < 3; ++c) {
+            double x = 0;
+            for (int k = 0; k < 3; ++k) x += (row[k] + 0.5 * stretch[k]) * vectors[k][c];
+            made.positions.push_back(x);
+        }
+        made.types.push_back(static_cast<int>(row[3]));
+        made.ids.push_back(static_cast<long long>(row[4]));
+        made.u.push_back(row[5]);
+    }
+    return made;
+}
+
+std::string NeighborhoodWriter::frame(const Neighborhood& one, const UncertaintyAdaptor& adaptor) const
+{
+    std::string text = fmt::format("{}\nLattice=\"", one.types.size());
+    for (int k = 0; k < 9; ++k) text += fmt::format("{}{:.10g}", k ? " " : "", one.cell[k / 3][k % 3]);
+    text += "\" Properties=species:S:1:pos:R:3:id:I:1:u:R:1 pbc=\"";
+    for (int k = 0; k < 3; ++k) text += fmt::format("{}{}", k ? " " : "", one.periodic[k] ? "T" : "F");
+    text += fmt::format("\" step={} center=0 center_id={} center_u={:.10g}\n", one.step, one.ids[0], one.center_u);
+    for (std::size_t k = 0; k < one.types.size(); ++k) {
+        const double* x = one.positions.data() + 3 * k;
+        text += fmt::format("{} {:.12g} {:.12g} {:.12g} {} {:.10g}\n", adaptor.symbol(one.types[k]), x[0], x[1], x[2],
+                            one.ids[k], one.u[k]);
     }
     return text;
 }

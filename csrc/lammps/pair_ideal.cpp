@@ -84,6 +84,26 @@ void PairIdeal::coeff(int narg, char** arg)
     bool readable = false;
     const std::vector<char> bytes = broadcast_file(path, world, comm->me, readable);
     if (!readable) error->all(FLERR, "pair_style ideal: cannot read '{}'; name a model.safetensors", path);
+    symbols_.assign(arg + 3, arg + narg);
+    take(bytes, path);
+}
+
+/// Later in the same run: weights of the same architecture, which act from the next forces on.
+void PairIdeal::reload(const std::vector<char>& bytes, const std::string& name)
+{
+    const ideal::M3GNet before = *model_->model;
+    take(bytes, name);
+    const ideal::M3GNet& now = *model_->model;
+    if (now.row() != before.row() || now.n_blocks() != before.n_blocks() || now.cutoff() != before.cutoff())
+        error->all(FLERR, "pair_style ideal: {} has {} blocks, rows of {} and a cutoff of {}, the present model {}, {} and "
+                   "{}; name the model of that run in pair_coeff", name, now.n_blocks(), now.row(), now.cutoff(),
+                   before.n_blocks(), before.row(), before.cutoff());
+}
+
+/// A model from the same bytes on all ranks. LAMMPS error where it is none, or lacks an element.
+void PairIdeal::take(const std::vector<char>& bytes, const std::string& path)
+{
+    const int n_types = atom->ntypes;
     std::string problem;
     std::optional<ideal::M3GNet> fresh;
     try {
@@ -97,7 +117,7 @@ void PairIdeal::coeff(int narg, char** arg)
     for (const int number : known) elements += std::string(elements.empty() ? "" : " ") + ideal::chemical_symbol(number);
     element_of_type_.assign(static_cast<std::size_t>(n_types) + 1, -1);
     for (int type = 1; type <= n_types; ++type) {
-        const std::string symbol = arg[2 + type];
+        const std::string& symbol = symbols_[static_cast<std::size_t>(type) - 1];
         if (symbol == "NULL") continue;
         const auto found = std::find(known.begin(), known.end(), ideal::atomic_number(symbol));
         if (found == known.end())

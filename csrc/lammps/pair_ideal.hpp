@@ -7,6 +7,7 @@
 #include "pair.h"
 
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace LAMMPS_NS {
@@ -18,6 +19,8 @@ public:
     void compute(int eflag, int vflag) override;
     void settings(int narg, char** arg) override;
     void coeff(int narg, char** arg) override;
+    /// New weights of the same architecture within a run; the same bytes on all ranks. `name` is for messages.
+    void reload(const std::vector<char>& bytes, const std::string& name);
     void init_style() override;
     double init_one(int i, int j) override;
     int pack_forward_comm(int n, int* list, double* buffer, int pbc_flag, int* pbc) override;
@@ -29,10 +32,12 @@ public:
 private:
     struct Model;
     void allocate();
+    void take(const std::vector<char>& bytes, const std::string& path);
     void collect_atoms();
     void collect_edges();
 
     std::unique_ptr<Model> model_;
+    std::vector<std::string> symbols_; // of the types, as pair_coeff named them
     std::vector<int> element_of_type_; // index in the model; -1: not this style's
     double energy_unit_ = 1;           // of LAMMPS per eV
 

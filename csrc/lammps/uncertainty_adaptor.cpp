@@ -50,6 +50,11 @@ void UncertaintyAdaptor::load(const std::string& path)
     const std::vector<char> bytes = broadcast_file(path, world, comm->me, readable);
     if (!readable)
         error->all(FLERR, "{}: cannot read '{}'; name the uncertainty.safetensors that ideal-run wrote", style_, path);
+    load(bytes, path);
+}
+
+void UncertaintyAdaptor::load(const std::vector<char>& bytes, const std::string& path)
+{
     std::unique_ptr<ideal::SoapMahalanobis> fresh;
     std::string problem;
     try {

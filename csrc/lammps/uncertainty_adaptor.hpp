@@ -24,6 +24,8 @@ public:
 
     /// Take another state (after learning) with at least the same elements. Collective.
     void load(const std::string& path);
+    /// The same from bytes that all ranks hold; `name` stands for the file in messages.
+    void load(const std::vector<char>& bytes, const std::string& name);
 
     /// LAMMPS error unless ghost atoms reach as far as the descriptor sees. Call when the ghosts exist.
     void check_ghosts() const;
@@ -35,6 +37,7 @@ public:
     double support() const;
     /// Chemical symbol of an atom type, from 1 on.
     const std::string& symbol(int type) const { return symbols_[static_cast<std::size_t>(type)]; }
+    int number(int type) const { return number_of_type_[static_cast<std::size_t>(type)]; }
     double memory_usage() const;
 
 private:

@@ -103,9 +103,11 @@ def _say_how(console: Any, directory: Path, event: dict[str, Any]) -> None:
     from ideal.lammps.serve.token import TOKEN_FILE
 
     host = f"[{event['host']}]" if ":" in event["host"] else event["host"]
+    elements = " ".join(event["elements"])
+    threshold = 3.0 if event["threshold"] is None else event["threshold"]
     for line in (
-        f"Serving on {host}:{event['port']}. In the LAMMPS script, with El1 ... for its atom types:",
-        f"fix learn all ideal 10 {directory / 'uncertainty.safetensors'} El1 threshold 3 &",
+        f"Serving on {host}:{event['port']}. In the LAMMPS script, elements in the order of its atom types:",
+        f"fix learn all ideal 10 {directory / 'uncertainty.safetensors'} {elements} threshold {threshold:.3g} &",
         f"    learn {host}:{event['port']} token-file {directory / TOKEN_FILE}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

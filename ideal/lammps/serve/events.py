@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,12 +11,14 @@ from ideal.engine.events import Event
 
 @dataclass(frozen=True)
 class Serving(Event):
-    """Clients can connect."""
+    """Clients can connect; ``elements`` and ``threshold`` (of u) are what the run has now."""
 
     name: ClassVar[str] = "serving"
 
     host: str
     port: int
+    elements: Sequence[str]
+    threshold: float
 
 
 @dataclass(frozen=True)

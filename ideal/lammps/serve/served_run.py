@@ -106,7 +106,7 @@ class ServedRun(Engine):
         with Connections(self._serve, token, lambda: self._now, earlier) as self._connections:
             host, port = self._connections.host, self._connections.port
             self.directory.write_json(ADDRESS_FILE, {"host": host, "port": port, "token_file": TOKEN_FILE})
-            self._journal.tell(Serving(host, port))
+            self._journal.tell(Serving(host, port, self._elements, self._learned.threshold))
             while not self._is_over():
                 self._take_in()
                 self._calculations.poll()
