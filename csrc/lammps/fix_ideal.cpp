@@ -194,6 +194,11 @@ void FixIdeal::end_of_step()
         const LearnerOutcome outcome = learner_->poll(*adaptor_, values(false));
         take(outcome);
         if (outcome.updated) check();
+        if (outcome.answered) asked_.clear();
+        if (!learner_->connected() && !asked_.empty()) { // it will be sent again, if the learner comes back in this run
+            keep(asked_);
+            asked_.clear();
+        }
     }
     const bool rested = last_trigger_ < 0 || update->ntimestep - last_trigger_ >= least_steps_;
     if (max_ > threshold_ && rested) trigger();
@@ -259,7 +264,7 @@ void FixIdeal::learn(const std::vector<Neighborhood>& neighborhoods)
     }
     learner_->ask(neighborhoods, *adaptor_, values(true));
     if (go_on) {
-        if (!learner_->connected()) keep(neighborhoods);
+        asked_ = neighborhoods;
         return;
     }
     const LearnerOutcome outcome = learner_->wait(*adaptor_);

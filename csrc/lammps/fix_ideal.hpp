@@ -55,6 +55,7 @@ private:
     std::unique_ptr<class NeighborhoodWriter> writer_;
     std::unique_ptr<class Learner> learner_;
     std::unique_ptr<struct LearnerSettings> learner_settings_; // while keywords are read
+    std::vector<struct Neighborhood> asked_; // in flight, with policy continue
     std::string dump_; // file that neighborhoods are appended to; empty: none
     double* u_ = nullptr;
     double threshold_;

@@ -24,7 +24,7 @@ from ideal.engine import engine_state
 from ideal.engine.asking import Asker
 from ideal.engine.engine import Engine
 from ideal.engine.events import Check as CheckEvent
-from ideal.engine.events import TrajectoryFinished
+from ideal.engine.events import Embedded, Event, LabelFailed, TrajectoryFinished
 from ideal.engine.journal import Listener
 from ideal.engine.learner import Learner
 from ideal.engine.run_directory import RunDirectory
@@ -70,7 +70,8 @@ class ServedRun(Engine):
     """
 
     def __init__(self, config: Config, run_directory: RunDirectory, listener: Listener | None = None) -> None:
-        super().__init__(config, run_directory, listener)
+        super().__init__(config, run_directory, self._hear)
+        self._listener = listener
         if config.serve is None:
             run_directory.close()
             raise ConfigError(f"{run_directory.path}: is no served run; continue it with `ideal-run resume`")
@@ -78,7 +79,17 @@ class ServedRun(Engine):
         self._answer_to: set[str] = set()  # names of trajectories whose client waits for an answer
         self._later: dict[str, Ask] = {}  # of clients that ask anew while an earlier request is worked on
         self._told: dict[str, float] = {}
+        self._setbacks: dict[str, str] = {}  # what came to nothing since a trajectory asked last
         self._now: Learned
+
+    def _hear(self, event: Event) -> None:
+        """Note what a client is told when nothing was learned of its request."""
+        if isinstance(event, Embedded) and not event.accepted:
+            self._setbacks[event.trajectory] = f"no cell for atom {event.atom}: {event.reason}"
+        elif isinstance(event, LabelFailed):
+            self._setbacks[event.trajectory] = f"a label failed: {event.cause}"
+        if self._listener is not None:
+            self._listener(event)
 
     # --- what is not the engine's -------------------------------------------------------------------------------------
 
@@ -187,6 +198,7 @@ class ServedRun(Engine):
             return
         self._come_back(trajectory)
         sampler.take(ask, len(self._learned.learned_keys))
+        self._setbacks.pop(trajectory.name, None)
         self._tell_check(trajectory, ask.check)
         support = float(self._learned.uncertainty.soap.support)
         why = next(filter(None, (refusal(n, self.config.embedding, support) for n in ask.neighborhoods)), "")
@@ -254,7 +266,8 @@ class ServedRun(Engine):
         sampler = _sampler(trajectory)
         labels = len(self._learned.learned_keys) - sampler.labels_before
         stop = bool(trajectory.reason)
-        text = trajectory.reason or ("" if labels else "nothing new was learned of it")
+        why = self._setbacks.get(trajectory.name, "its environments are known by now, or it learned a moment ago")
+        text = trajectory.reason or ("" if labels else f"nothing new was learned ({why.splitlines()[0][:200]})")
         if self._connections.answer(sampler.client, sampler.request, labels, text, stop):
             model = self._connections.wants_model(sampler.client)
             self._journal.tell(ClientAnswered(trajectory.name, trajectory.step, sampler.request, labels, model, text))
