@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ase import Atoms
 
-from ideal.config import LammpsSamplerConfig
+from ideal.config import LammpsSamplerConfig, ModelConfig
 from ideal.errors import ConfigError, MissingPackageError
 from ideal.lammps.plugin import PLUGIN, plugin_folder
 from ideal.lammps.ranks import launch
@@ -83,6 +85,43 @@ class LammpsInput:
     def keeps_pair_style(self) -> bool:
         """Whether the script's own pair style stays."""
         return self.config.pair == "template" or self.template.names_the_model
+
+
+def preview(
+    config: LammpsSamplerConfig, atoms: Atoms, model: ModelConfig
+) -> Iterator[tuple[Literal["ok", "warning"], str]]:
+    """What can be said of a LAMMPS trajectory before it starts, as ("ok" or "warning", text).
+
+    Args:
+        config: how LAMMPS is used.
+        atoms: the starting structure.
+        model: what is to move the atoms.
+
+    Raises:
+        ConfigError, MissingPackageError: it would not start.
+    """
+    if config.pair == "ideal" and model.type != "m3gnet":
+        raise ConfigError(
+            f"pair_style ideal evaluates M3GNet, not model.type {model.type}: choose m3gnet, or `pair: template` and a "
+            "pair style of the input's own"
+        )
+    source = LammpsInput.of(config, atoms)
+    if config.pair == "ideal" and model.dispersion is not None and not source.keeps_pair_style:
+        raise ConfigError(
+            "pair_style ideal has no dispersion: remove model.dispersion, or write a hybrid into the input"
+        )
+    runs = [stage.steps for stage in source.template.stages if stage.steps is not None]
+    steps = f"runs of {', '.join(runs)} steps" if runs else f"{config.steps} steps"
+    types = ", ".join(f"{number} {element}" for number, element in enumerate(source.elements, start=1))
+    yield "ok", f"{config.input.name}: {steps}, units {source.units.name}, atom types {types}, MPI ranks {config.ranks}"
+    if source.plugin is not None:
+        yield "ok", f"plugin {source.plugin}"
+    whole = sum(int(run) for run in runs) if runs and all(run.isdigit() for run in runs) else config.steps
+    if whole != config.steps:
+        ends = f"sampler.steps ends it after {config.steps}" if whole > config.steps else f"it ends after these {whole}"
+        yield "warning", f"{config.input.name} has runs of {whole} steps in all; {ends}"
+    if not source.reads_structure:
+        yield "warning", f"{config.input.name} has no `read_data {DATA}`: it makes atoms of its own, of these elements"
 
 
 def _units(template: Template) -> LammpsUnits:
