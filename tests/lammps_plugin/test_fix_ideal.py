@@ -273,7 +273,7 @@ def test_another_state_in_place(lammps: Run, tmp_path: Path, uncertainty: SoapMa
         ("10 li.data Li", "li.data"),
         ("10 u.safetensors lI", "'lI' (atom type 1) is not a chemical symbol"),
         ("10 u.safetensors Na", "Na (atom type 1) is unknown to 'u.safetensors', which knows Li"),
-        ("10 u.safetensors Li learn localhost:1", "unknown keyword 'learn'; known: threshold, halt"),
+        ("10 u.safetensors Li teach localhost:1", "unknown keyword 'teach'; known: threshold, halt"),
         ("10 u.safetensors Li threshold -1", "threshold -1; give a positive number"),
         ("10 u.safetensors Li threshold", "keyword 'threshold' needs a value"),
         ("10 u.safetensors Li threshold 2 halt now", "halt 'now' is none of none, hard, soft, continue"),
