@@ -279,7 +279,7 @@ def test_another_state_in_place(lammps: Run, tmp_path: Path, uncertainty: SoapMa
         ("10 u.safetensors Li threshold 2 halt now", "halt 'now' is none of none, hard, soft, continue"),
         ("10 u.safetensors Li halt soft", "need a threshold"),
         ("10 u.safetensors Li\nfix_modify u halt soft", "need a threshold"),
-        ("10 u.safetensors Li threshold 1 radius 9", "radius needs dump FILE before it"),
+        ("10 u.safetensors Li threshold 1 radius 9", "radius needs dump FILE or learn HOST:PORT before it"),
         ("1 u.safetensors Li threshold 0.1 dump missing/n.extxyz", "cannot write 'missing/n.extxyz'"),
     ],
 )
