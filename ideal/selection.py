@@ -68,11 +68,11 @@ class Pending:
     mask: BoolArray
 
     @classmethod
-    def around(cls, atoms: Atoms, centers: Sequence[int]) -> Pending:
-        """What a cell cut around some atoms of a frame will teach."""
+    def around(cls, atoms: Atoms, centers: Sequence[int], radius: float = LEARNED_RADIUS) -> Pending:
+        """The environments within a distance (Å) of the middle of some atoms, around which a cell will be cut."""
         offsets, _ = find_mic(atoms.positions[list(centers)] - atoms.positions[centers[0]], atoms.cell, atoms.pbc)
         middle = atoms.positions[centers[0]] + offsets.mean(axis=0)
-        return cls(atoms, _distances(atoms, middle, np.arange(len(atoms))) < LEARNED_RADIUS)
+        return cls(atoms, _distances(atoms, middle, np.arange(len(atoms))) < radius)
 
 
 def select(

@@ -75,6 +75,32 @@ def mistake(folder: Path, path: tuple[Any, ...], value: Any) -> str:
 # --- what is accepted -------------------------------------------------------------------------------------------------
 
 
+def test_copies_and_temperatures_stand_for_many_trajectories(folder: Path) -> None:
+    templates = [
+        {"name": "a", "structure": "li.extxyz", "temperatures": [300, "450.5 K"], "copies": 2},
+        {"name": "b", "structure": "li.extxyz", "copies": 10},
+        {"name": "c", "structure": "li.extxyz"},
+    ]
+    config = parse(folder, ("trajectories",), templates)
+    names = [trajectory.name for trajectory in config.trajectories]
+    assert names[:4] == ["a-300K-1", "a-300K-2", "a-450.5K-1", "a-450.5K-2"]
+    assert names[4:] == [*(f"b-{number:02d}" for number in range(1, 11)), "c"]
+    assert [t.sampler.thermostat()[1] for t in config.trajectories[1:3]] == [[300.0], [450.5]]
+    assert parse_config(yaml.safe_load(dump_config(config)), folder) == config
+
+
+def test_temperatures_need_a_sampler_that_has_one(folder: Path) -> None:
+    one = {"structure": "li.extxyz", "temperatures": [300], "sampler": {"type": "relaxation"}}
+    assert "a sampler of type relaxation has no one temperature" in mistake(folder, ("trajectories",), [one])
+
+
+def test_stop_rule_on_the_validation_error_needs_validation_labels(folder: Path) -> None:
+    data = edited(("stop",), {"force_mae": 0.1})
+    data["dataset"] = {**data.get("dataset", {}), "validation_fraction": 0.0}
+    with pytest.raises(ConfigError, match="validation_fraction 0 keeps no validation labels"):
+        parse_config(data, folder)
+
+
 def test_minimal_configuration(folder: Path) -> None:
     config = parse_config(MINIMAL, folder)
     assert config.trajectories[0].structure == folder / "li.extxyz"

@@ -13,7 +13,7 @@ from ideal import SoapMahalanobis, SoapPowerSpectrum
 from ideal.config import SelectionConfig
 from ideal.errors import UncertaintyError
 from ideal.records import Frame
-from ideal.selection import select
+from ideal.selection import Pending, select
 
 
 def frame_of(atoms: Atoms) -> Frame:
@@ -217,3 +217,35 @@ def test_random_draws_follow_the_seed() -> None:
     drawn = {tuple(select(frame, [6, 5, 5, 4, 4], 3.0, draw, seed=s).indices.tolist()) for s in range(12)}
     assert len(drawn) > 3
     assert tuple(select(frame, [6, 5, 5, 4, 4], 3.0, draw, seed=5).indices.tolist()) in drawn
+
+
+def test_what_others_wait_for_is_not_asked_for_again() -> None:
+    """Two frames with the same defect: the second asks for nothing, unless it has an environment of its own."""
+    crystal = bulk("Cu", cubic=True).repeat(3)
+    soap = SoapPowerSpectrum(["Cu"], r_cut=3.5, n_max=3, l_max=3)
+    known = SoapMahalanobis(soap)
+    known.update([rattled_copy(crystal, 0.05, seed) for seed in range(4)])
+    first = rattled_copy(crystal, 0.05, 10)
+    first.positions[0] += [0.9, 0.0, 0.0]
+    second = first.copy()
+    second.positions += 0.3
+    u = known.atomic(first)
+    threshold = 0.2 * float(u.max())
+    config = SelectionConfig(max_per_frame=4)
+    chosen = select(Frame(first, "a", 0), u, threshold, config, known)
+    assert chosen.indices.size
+    pending = [Pending.around(first, cell, radius=6.0) for cell in chosen.cells]
+    frame = Frame(second, "b", 0)
+    assert select(frame, known.atomic(second), threshold, config, known).indices.size
+    assert not select(frame, known.atomic(second), threshold, config, known, pending=pending).indices.size
+    plain = SelectionConfig(max_per_frame=4, strategy="uncertainty")
+    assert select(frame, known.atomic(second), threshold, plain, known, pending=pending).indices.size
+    second.positions[60] += [0.0, 1.3, 0.0]
+    own = select(frame, known.atomic(second), threshold, config, known, pending=pending)
+    assert own.indices.size and second.get_distance(60, int(own.indices[0]), mic=True) < 4
+
+
+def rattled_copy(atoms: Atoms, scale: float, seed: int) -> Atoms:
+    copy = atoms.copy()
+    copy.rattle(scale, seed=seed)
+    return copy

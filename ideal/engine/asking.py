@@ -27,7 +27,7 @@ from ideal.engine.open_cells import OpenCell
 from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.errors import EmbeddingError, UncertaintyError
 from ideal.records import FloatArray, Frame, Substructure
-from ideal.selection import Pending, select
+from ideal.selection import LEARNED_RADIUS, Pending, select
 
 
 class Asker:
@@ -91,7 +91,7 @@ class Asker:
                 self._config.selection,
                 learner.uncertainty,
                 self._config.seed,
-                _pending(others),
+                _pending(others, self._config.selection.min_distance),
             )
         if selection.indices.size and self._budget.selected == 0:
             self._budget.tell_spent(trajectory.name, trajectory.step)
@@ -237,15 +237,17 @@ class Asker:
         return ""
 
 
-def _pending(others: Sequence[Trajectory]) -> list[Pending]:
-    """What the labels that trajectories wait for will teach."""
+def _pending(others: Sequence[Trajectory], min_distance: float) -> list[Pending]:
+    """What the labels that trajectories wait for will teach.
+
+    Of a frame, the atoms that would not be chosen beside those it asks for; of a cell that is made, every environment.
+    """
     pending: list[Pending] = []
+    radius = max(min_distance, LEARNED_RADIUS)
     for other in others:
-        pending += [Pending.around(cell.atoms, cell.centers) for cell in other.open_cells if cell.purpose == "selected"]
-        for request in other.requests:
-            core = np.zeros(len(request.atoms), dtype=bool)
-            core[request.info["core"]] = True
-            pending.append(Pending(request.atoms, core))
+        selected = [cell for cell in other.open_cells if cell.purpose == "selected"]
+        pending += [Pending.around(cell.atoms, cell.centers, radius) for cell in selected]
+        pending += [Pending(request.atoms, np.ones(len(request.atoms), dtype=bool)) for request in other.requests]
     return pending
 
 

@@ -1,0 +1,270 @@
+"""One run for three molecules and a crystal: do labels go where the difficulty is?
+
+    python benchmarks/multi_system.py                 # three seeds; finished parts are kept in runs/multi_system
+    python benchmarks/multi_system.py --page          # docs/benchmarks/multi_system.md from what is there
+
+Benzene is rigid, ethanol flexible, malonaldehyde hands a proton from one oxygen to the other, diamond (16 atoms) is a
+crystal. The reference is GFN1-xTB. All share one model; two trajectories each move at 500 K in lockstep, and the run
+ends when 60 labels have come. The other arm learns as many labels, the same number of every system, drawn at random
+from reference dynamics, with the same training. Both are tested on frames of other reference dynamics. The second
+arm's error is the difficulty of a system: what the same number of labels leaves. aims-PAX (Henkes et al. 2025, Fig. 3)
+did this with ten molecules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.io import write
+from ase.optimize import BFGS
+
+from ideal.config import Config, MolecularDynamicsConfig, TbliteConfig, parse_config
+from ideal.dataset import Dataset, read_labels, read_structures, write_labels
+from ideal.engine.engine import Engine
+from ideal.labelling.codes import make_code
+from ideal.labelling.store import LabelStore
+from ideal.models import load_potential, make_potential
+from ideal.models.base import Potential
+from ideal.records import Label, structure_key
+from ideal.samplers import MolecularDynamics
+from ideal.training.trainer import Trainer
+
+FOLDER = Path("runs/multi_system")
+PAGE = Path("docs/benchmarks/multi_system.md")
+TEMPERATURE = 500.0
+BETWEEN = 20
+N_TRAIN, N_TEST = 40, 20
+LABELS, INITIAL = 60, 4
+NAMES = ("benzene", "ethanol", "malonaldehyde", "diamond")
+MALONALDEHYDE = [
+    (0, -1.10, 0), (0, -2.19, 0), (-1.22, -0.37, 0), (-1.28, 0.95, 0), (-2.15, -0.93, 0),
+    (1.20, -0.33, 0), (1.25, 0.93, 0), (2.14, -0.90, 0), (-0.33, 1.23, 0),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Make data, run the seeds that are missing, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--page", action="store_true", help="write the page and run nothing")
+    arguments = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not arguments.page:
+        for name in NAMES:
+            _reference_data(name)
+        for seed in arguments.seeds:
+            _seed(seed)
+    rows = [json.loads(file.read_text()) for file in sorted(FOLDER.glob("seed-*.json"))]
+    if rows:
+        PAGE.write_text(_page(rows), encoding="utf-8")
+        print(PAGE.read_text())
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _structure(name: str) -> Atoms:
+    """The relaxed molecule, or the crystal as it is."""
+    from tblite.ase import TBLite
+
+    if name == "diamond":
+        return bulk("C", "diamond", 3.57).repeat(2)
+    atoms = {
+        "benzene": lambda: molecule("C6H6"),
+        "ethanol": lambda: molecule("CH3CH2OH"),
+        "malonaldehyde": lambda: Atoms("CHCOHCOHH", positions=MALONALDEHYDE),
+    }[name]()
+    atoms.calc = TBLite(method="GFN1-xTB", verbosity=0)
+    BFGS(atoms, logfile=None).run(fmax=0.01, steps=200)
+    return Atoms(atoms.numbers, positions=atoms.positions)
+
+
+def _reference_data(name: str) -> None:
+    """Frames of two reference dynamics: one to learn from at random, one to test on."""
+    structure = FOLDER / f"{name}.xyz"
+    if not structure.is_file():
+        write(structure, _structure(name), format="extxyz")
+    for part, number, seed in (("train", N_TRAIN, 1), ("test", N_TEST, 2)):
+        file = FOLDER / f"{name}_{part}.extxyz"
+        if not file.is_file():
+            write_labels(file, _dynamics(structure, number, seed))
+            print(f"made {file}", flush=True)
+
+
+def _dynamics(structure: Path, number: int, seed: int) -> list[Label]:
+    from tblite.ase import TBLite
+
+    start = read_structures(structure)[-1]
+    code = make_code(TbliteConfig())
+    steps = (number + 20) * BETWEEN
+    config = MolecularDynamicsConfig(temperature=TEMPERATURE, timestep=0.5, friction=0.01, steps=steps)
+    dynamics = MolecularDynamics(start, TBLite(method="GFN1-xTB", verbosity=0), config, seed)
+    dynamics.advance(20 * BETWEEN)
+    labels = []
+    for _ in range(number):
+        dynamics.advance(BETWEEN)
+        atoms = Atoms(start.numbers, positions=dynamics.atoms.positions, cell=start.cell, pbc=start.pbc)
+        result = code.compute(atoms, Path())
+        key = structure_key(atoms, code.settings)
+        labels.append(Label(key, atoms, result.energy, result.forces, result.stress, result.energy_kind, "tblite", 0.0))
+    return labels
+
+
+# --- arms -------------------------------------------------------------------------------------------------------------
+
+
+def _seed(seed: int) -> None:
+    result = FOLDER / f"seed-{seed}.json"
+    if result.is_file():
+        return
+    config = _config(seed)
+    folder = FOLDER / f"run-{seed}"
+    start = time.process_time()
+    engine = Engine.resume(folder) if (folder / "config.yaml").is_file() else Engine.create(config, folder)
+    summary = engine.run()
+    with LabelStore(folder / "labels.db", read_only=True) as store:
+        learned = [label for label in store.labels() if label.info.get("purpose") != "initial"]
+    asked = Counter(label.info["trajectory"].rsplit("-", 1)[0] for label in learned)
+    row: dict[str, Any] = {
+        "seed": seed,
+        "labels": {name: asked[name] for name in NAMES},
+        "ended_by": summary.ended_by,
+        "steps": summary.steps,
+        "updates": summary.updates,
+        "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
+        "cpu": time.process_time() - start,
+        "active": _errors(load_potential(folder / "model")),
+        "uniform": _uniform(config, len(learned) + INITIAL * len(NAMES), seed),
+    }
+    result.write_text(json.dumps(row, indent=1), encoding="utf-8")
+    print(json.dumps(row), flush=True)
+
+
+def _config(seed: int) -> Config:
+    data: dict[str, Any] = {
+        "seed": seed,
+        "trajectories": [
+            {
+                "name": name,
+                "structure": f"{name}.xyz",
+                "copies": 2,
+                "check_every": 10,
+                "sampler": {"steps": 20000, "timestep": 0.5, "temperature": TEMPERATURE, "friction": 0.01},
+            }
+            for name in NAMES
+        ],
+        "uncertainty": {"soap": {"n_max": 4, "l_max": 4}},
+        "labelling": {"code": {"type": "tblite"}, "workers": 2},
+        "dataset": {
+            "generated": {
+                "count": INITIAL,
+                "calculator": "tblite.ase:TBLite",
+                "arguments": {"method": "GFN1-xTB", "verbosity": 0},
+                "temperature": TEMPERATURE,
+                "timestep": 0.5,
+            },
+            "validation_fraction": 0.0,
+        },
+        "embedding": {"workers": 0},
+        "training": {"pretrain": {"epochs": 60}, "final": {"epochs": 30, "max_seconds": None}},
+        "engine": {"mode": "lockstep", "write_every": 100, "checkpoint_every": 500},
+        "stop": {"labels": LABELS},
+    }
+    return parse_config(data, FOLDER)
+
+
+def _uniform(config: Config, n_labels: int, seed: int) -> dict[str, float]:
+    """The same training on the same number of every system, drawn from reference dynamics."""
+    rng = np.random.default_rng([seed, 77])
+    labels: list[Label] = []
+    for number, name in enumerate(NAMES):
+        share = n_labels // len(NAMES) + (number < n_labels % len(NAMES))
+        known = read_labels(FOLDER / f"{name}_train.extxyz")
+        labels += [known[k] for k in np.sort(rng.permutation(len(known))[:share])]
+    dataset = Dataset(labels, 0.0, seed)
+    potential = make_potential(config.model, ["H", "C", "O"], seed)
+    trainer = Trainer(potential, config.training, seed)
+    trainer.pretrain(dataset.training, dataset.validation)
+    trainer.converge(dataset.training)
+    return _errors(potential)
+
+
+def _errors(potential: Potential) -> dict[str, float]:
+    """Mean absolute force error on the test frames of each system, eV/Å."""
+    errors = {}
+    for name in NAMES:
+        labels = read_labels(FOLDER / f"{name}_test.extxyz")
+        found = potential.evaluate_batch([label.atoms for label in labels])
+        difference = [one.forces - label.forces for one, label in zip(found, labels, strict=True)]
+        errors[name] = float(np.abs(np.concatenate(difference)).mean())
+    return errors
+
+
+# --- page -------------------------------------------------------------------------------------------------------------
+
+
+def _page(rows: Sequence[dict[str, Any]]) -> str:
+    def mean(arm: str, name: str) -> float:
+        return float(np.mean([row[arm][name] for row in rows]))
+
+    difficulty = {name: mean("uniform", name) for name in NAMES}
+    order = sorted(NAMES, key=lambda name: -difficulty[name])
+    lines = [
+        "# Several systems at once",
+        "",
+        "    python benchmarks/multi_system.py",
+        "",
+        " ".join((__doc__ or "").split("\n\n")[2].split()),
+        "",
+        f"{len(rows)} seeds; errors are means over them, eV/Å, on {N_TEST} frames of each system. Two cores, busy; "
+        f"Python {platform.python_version()}, `OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}`. Each run "
+        f"starts with {INITIAL} labels of every system.",
+        "",
+        "| system | force error, equal labels | force error, our labels | labels asked, by seed | mean |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in order:
+        asked = [row["labels"][name] for row in rows]
+        cells = (name, f"{difficulty[name]:.3f}", f"{mean('active', name):.3f}", ", ".join(map(str, asked)))
+        lines.append(f"| {' | '.join(cells)} | {np.mean(asked):.0f} |")
+    lines.append(
+        f"| mean, worst | {np.mean(list(difficulty.values())):.3f}, {max(difficulty.values()):.3f} | "
+        f"{np.mean([mean('active', n) for n in NAMES]):.3f}, {max(mean('active', n) for n in NAMES):.3f} | | |"
+    )
+    ranks = [_rank_correlation([row["labels"][n] for n in NAMES], [difficulty[n] for n in NAMES]) for row in rows]
+    lines += [
+        "",
+        "Rank correlation (Spearman) of labels asked and difficulty, by seed: "
+        + ", ".join(f"{value:.2f}" for value in ranks)
+        + ".",
+        "",
+        "| seed | steps | updates | restarts | ended by | CPU min |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['seed']} | {row['steps']} | {row['updates']} | {row['restarts']} | {row['ended_by']} | "
+        f"{row['cpu'] / 60:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(one, other).statistic)
+
+
+if __name__ == "__main__":
+    main()
