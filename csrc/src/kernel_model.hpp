@@ -1,8 +1,9 @@
 // The kernels of M3GNet, in float32: one message-passing block on a chunk of atoms, forward and backward.
 //
 // Plain pointers and structs, as in kernel.hpp. Rows of features are padded to a multiple of `model_pad` floats; weights
-// are padded with zeros, so that what stands in the padding never matters. A weight matrix (in, out) has its rows one
-// after another; its transpose stands beside it for the backward pass.
+// are padded with zeros, so that what stands in the padding never matters. A weight matrix (in, out) is kept in panels of
+// `model_pad` columns, one behind the other, each (in, model_pad): rows of wide matrices, powers of two apart, would drive
+// each other out of the cache. Its transpose stands beside it for the backward pass.
 //
 // With v_i, e_ij features of atoms and edges, b(r) radial functions, Y_m harmonics, g_q(r) radial functions of the
 // three-body term times its envelope f (column q = (l, n), column (q, m) of the sum):
@@ -73,10 +74,12 @@ struct ModelChunk {
 };
 
 struct ModelBackward {
-    const float* nodes_gradient; // (all atoms, U) behind the block; rows of local atoms
+    const float* nodes_gradient; // (all atoms, U) behind the block; rows of local atoms; null: from the readout
+    const ReadoutView* readout;  // of the last block
+    double* energies;            // (atoms of the chunk) outputs of the readout: set
     const float* edges_gradient; // (n_edges, U) behind the block; null: zero
     float* new_edges_gradient;   // (n_edges, U) before the block; null where edges come from the embedding
-    float* new_nodes_gradient;   // (all atoms, U): rows of the chunk are added to
+    float* new_nodes_gradient;   // (all atoms, U): rows of the chunk are added to; null: none of these three is wanted
     float* atoms_gradient;       // (all atoms, A): added to
     float* target_gradient;      // (all atoms, 4 U): added to
     float* vector_gradient;      // (n_edges, 3): set
@@ -90,14 +93,13 @@ struct ModelKernels {
     void (*sigmoid)(std::size_t n, const float* x, float* y);
     /// Floats of scratch that a chunk of this size needs.
     std::size_t (*scratch_size)(const ModelView& model, int n_atoms, int n_edges);
-    /// new_nodes: (all atoms, U), rows of the chunk; new_edges: (n_edges, U) or null.
+    /// Of all blocks but the last. new_nodes: (all atoms, U), rows of the chunk; new_edges: (n_edges, U).
     void (*forward)(const ModelView& model, const BlockView& block, const ModelChunk& chunk, float* new_nodes,
                     float* new_edges, float* scratch);
+    /// A block again and its derivatives; of the last block also the readout of the atoms that it makes, so that this
+    /// block is evaluated once.
     void (*backward)(const ModelView& model, const BlockView& block, const ModelChunk& chunk,
                      const ModelBackward& gradients, float* scratch);
-    /// Outputs (n) of rows of nodes, and their derivatives (n, U).
-    void (*readout)(const ModelView& model, const ReadoutView& readout, int n, const float* nodes, double* energies,
-                    float* gradient, float* scratch);
 };
 
 } // namespace ideal::detail

@@ -64,7 +64,7 @@ void gated_forward(const ModelView& m, const GatedView& net, const ModelChunk& c
     }
 }
 
-/// From dL/d(message) (edges, U): adds to dL/d(edges), to those of source and target, and to dL/d(bond).
+/// From dL/d(message) (edges, U): adds to dL/d(edges), to those of source and target unless they are null, and to dL/d(bond).
 void gated_backward(const ModelView& m, const GatedView& net, const ModelChunk& chunk, const Gated& g,
                     const float* message_gradient, int part, float* edges_gradient, float* source_gradient,
                     float* target_gradient, float* bond_gradient, float* work, float* work2) {
@@ -92,6 +92,7 @@ void gated_backward(const ModelView& m, const GatedView& net, const ModelChunk& 
     backward_product(n, work2 + u, 2 * u, net.gate2, false, work + u, 2 * u);
     silu_adjoint(size, g.z1, g.s1, work);
     backward_product(n, work, 2 * u, net.edge, true, edges_gradient, u);
+    if (!target_gradient) return;
     int edge = 0;
     for (int i = 0; i < chunk.n_atoms; ++i) {
         float* source = source_gradient + static_cast<size_t>(i) * 4 * u + part;
@@ -214,174 +215,32 @@ void up_to_messages(const ModelView& m, const BlockView& block, const ModelChunk
     gated_forward(m, block.node_update, chunk, s.geometry, s.from_source, 2 * u, s.edges2, s.node, s.message);
 }
 
+/// Features of the chunk's atoms behind the block.
+void add_messages(const ModelView& m, const ModelChunk& chunk, const float* message, float* out) {
+    const int u = m.units;
+    int edge = 0;
+    for (int i = 0; i < chunk.n_atoms; ++i, out += u) {
+        memcpy(out, chunk.nodes + static_cast<size_t>(chunk.first_atom + i) * u, sizeof(float) * u);
+        const int end = static_cast<int>(chunk.first_edge[i + 1] - chunk.first_edge[0]);
+        for (; edge < end; ++edge)
+            for (int k = 0; k < u; ++k) out[k] += message[static_cast<size_t>(edge) * u + k];
+    }
+}
+
 void forward(const ModelView& m, const BlockView& block, const ModelChunk& chunk, float* new_nodes, float* new_edges,
              float* scratch) {
     Take take{scratch};
     BlockState s = take_state(m, chunk.n_atoms, chunk.n_edges, false, take);
     up_to_messages(m, block, chunk, s);
-    const int u = m.units;
-    if (new_edges) memcpy(new_edges, s.edges2, sizeof(float) * static_cast<size_t>(chunk.n_edges) * u);
-    int edge = 0;
-    for (int i = 0; i < chunk.n_atoms; ++i) {
-        const size_t row = static_cast<size_t>(chunk.first_atom + i) * u;
-        float* out = new_nodes + row;
-        for (int k = 0; k < u; ++k) out[k] = 0;
-        const int end = static_cast<int>(chunk.first_edge[i + 1] - chunk.first_edge[0]);
-        for (; edge < end; ++edge)
-            for (int k = 0; k < u; ++k) out[k] += s.message[static_cast<size_t>(edge) * u + k];
-        for (int k = 0; k < u; ++k) out[k] += chunk.nodes[row + k];
-    }
-}
-
-// ---- backward ----------------------------------------------------------------------------------------------------------
-
-/// From dL/d(edges behind the three-body term): adds to those of a, and to r and direction of near edges.
-void three_body_backward(const ModelView& m, const BlockView& block, const ModelChunk& chunk, const BlockState& s,
-                         const float* edges_gradient, float* work, float* angle_gradient, float* sums_gradient,
-                         float* weighted_gradient, float* atoms_gradient, float* r_gradient, float* direction_gradient) {
-    const Geometry& g = s.geometry;
-    const int u = m.units, width = m.angle_width, columns = n_columns(m);
-    for (int at = 0; at < g.n_near; ++at) {
-        const float* in = edges_gradient + static_cast<size_t>(g.near[at]) * u;
-        const float* z = s.angle_z + static_cast<size_t>(at) * 2 * u;
-        const float* sg = s.angle_s + static_cast<size_t>(at) * 2 * u;
-        const float* h = s.angle_h + static_cast<size_t>(at) * 2 * u;
-        float* out = work + static_cast<size_t>(at) * 2 * u;
-        for (int k = 0; k < u; ++k) {
-            const float gate = sg[u + k];
-            out[k] = in[k] * gate * sg[k] * (1.0f + z[k] * (1.0f - sg[k]));
-            out[u + k] = in[k] * h[k] * gate * (1.0f - gate);
-        }
-    }
-    backward_product(g.n_near, work, 2 * u, block.angle, false, angle_gradient, width);
-    memset(sums_gradient, 0, sizeof(float) * static_cast<size_t>(chunk.n_atoms) * columns);
-    float y_gradient[16];
-    for (int i = 0; i < chunk.n_atoms; ++i) {
-        const float* sums = s.sums + static_cast<size_t>(i) * columns;
-        float* sums_out = sums_gradient + static_cast<size_t>(i) * columns;
-        for (int at = g.near_first[i]; at < g.near_first[i + 1]; ++at) {
-            float* gradient = angle_gradient + static_cast<size_t>(at) * width; // becomes that of sum - g a
-            const float* raw = s.raw + static_cast<size_t>(at) * width;
-            const float* y = g.harmonics + static_cast<size_t>(at) * 16;
-            float envelope = 0;
-            for (int q = 0; q < width; ++q) envelope += gradient[q] * raw[q];
-            r_gradient[g.near[at]] += envelope * g.envelope_slope[at];
-            float* out = sums_out;
-            for (int l = 0; l < m.l_max; ++l)
-                for (int n = 0; n < m.n_max; ++n) {
-                    float& value = gradient[l * m.n_max + n];
-                    value *= g.envelope[at] * harmonic_norm(l);
-                    for (int k = 0; k < 2 * l + 1; ++k) *out++ += value * y[l * l + k];
-                }
-        }
-        for (int at = g.near_first[i]; at < g.near_first[i + 1]; ++at) {
-            const int edge = g.near[at];
-            const float* gradient = angle_gradient + static_cast<size_t>(at) * width;
-            const float* y = g.harmonics + static_cast<size_t>(at) * 16;
-            const float* weighted = s.weighted + static_cast<size_t>(at) * width;
-            float* weighted_out = weighted_gradient;
-            for (int k = 0; k < 16; ++k) y_gradient[k] = 0;
-            for (int q = 0; q < width; ++q) weighted_out[q] = 0;
-            const float* sum = sums;
-            const float* sum_gradient = sums_out;
-            for (int l = 0; l < m.l_max; ++l)
-                for (int n = 0; n < m.n_max; ++n) {
-                    const int q = l * m.n_max + n;
-                    float to_weighted = -gradient[q];
-                    for (int k = 0; k < 2 * l + 1; ++k, ++sum, ++sum_gradient) {
-                        y_gradient[l * l + k] += gradient[q] * *sum + weighted[q] * *sum_gradient;
-                        to_weighted += *sum_gradient * y[l * l + k];
-                    }
-                    weighted_out[q] = to_weighted;
-                }
-            const size_t target = static_cast<size_t>(chunk.target[edge]) * width;
-            const float* radial = g.radial + static_cast<size_t>(at) * width;
-            const float* slope = g.radial_slope + static_cast<size_t>(at) * width;
-            float r_sum = 0;
-            for (int q = 0; q < width; ++q) {
-                atoms_gradient[target + q] += weighted_out[q] * radial[q];
-                r_sum += weighted_out[q] * chunk.atoms[target + q] * slope[q];
-            }
-            r_gradient[edge] += r_sum;
-            const float* d = g.direction + 3 * static_cast<size_t>(edge);
-            harmonics_adjoint(m.l_max, d[0], d[1], d[2], y_gradient, direction_gradient + 3 * static_cast<size_t>(edge));
-        }
-    }
-}
-
-size_t scratch_size(const ModelView& m, int atoms, int edges) {
-    const size_t u = m.units, n = edges;
-    return state_size(m, atoms, edges) + n * (3 * u + 4 * u + m.bond_width + m.angle_width + 4) +
-           atoms * (4 * u + n_columns(m)) + m.angle_width + 20 * 16;
-}
-
-void backward(const ModelView& m, const BlockView& block, const ModelChunk& chunk, const ModelBackward& b,
-              float* scratch) {
-    Take take{scratch};
-    BlockState s = take_state(m, chunk.n_atoms, chunk.n_edges, true, take);
-    up_to_messages(m, block, chunk, s);
-    const int u = m.units, n = chunk.n_edges;
-    const size_t size = static_cast<size_t>(n) * u;
-    float* message_gradient = take(size);
-    float* edges_gradient = take(size);
-    float* work = take(2 * size);
-    float* work2 = take(2 * size);
-    float* bond_gradient = take(static_cast<size_t>(n) * m.bond_width);
-    float* angle_gradient = take(static_cast<size_t>(n) * m.angle_width);
-    float* r_gradient = take(n);
-    float* direction_gradient = take(3 * static_cast<size_t>(n));
-    float* source_gradient = take(static_cast<size_t>(chunk.n_atoms) * 4 * u);
-    float* sums_gradient = take(static_cast<size_t>(chunk.n_atoms) * n_columns(m));
-    float* weighted_gradient = take(m.angle_width);
-    memset(bond_gradient, 0, sizeof(float) * static_cast<size_t>(n) * m.bond_width);
-    memset(r_gradient, 0, sizeof(float) * n);
-    memset(direction_gradient, 0, sizeof(float) * 3 * n);
-    memset(source_gradient, 0, sizeof(float) * static_cast<size_t>(chunk.n_atoms) * 4 * u);
-
-    int edge = 0;
-    for (int i = 0; i < chunk.n_atoms; ++i) {
-        const float* in = b.nodes_gradient + static_cast<size_t>(chunk.first_atom + i) * u;
-        const int end = static_cast<int>(chunk.first_edge[i + 1] - chunk.first_edge[0]);
-        for (; edge < end; ++edge) memcpy(message_gradient + static_cast<size_t>(edge) * u, in, sizeof(float) * u);
-    }
-    if (b.edges_gradient) memcpy(edges_gradient, b.edges_gradient, sizeof(float) * size);
-    else memset(edges_gradient, 0, sizeof(float) * size);
-    gated_backward(m, block.node_update, chunk, s.node, message_gradient, 2 * u, edges_gradient, source_gradient,
-                   b.target_gradient, bond_gradient, work, work2);
-    memcpy(message_gradient, edges_gradient, sizeof(float) * size);
-    gated_backward(m, block.edge_update, chunk, s.edge, message_gradient, 0, edges_gradient, source_gradient,
-                   b.target_gradient, bond_gradient, work, work2);
-    three_body_backward(m, block, chunk, s, edges_gradient, work, angle_gradient, sums_gradient, weighted_gradient,
-                        b.atoms_gradient, r_gradient, direction_gradient);
-    if (b.new_edges_gradient) {
-        memcpy(b.new_edges_gradient, edges_gradient, sizeof(float) * size);
-    } else {
-        silu_adjoint(size, s.embedding_z, s.embedding_s, edges_gradient);
-        backward_product(n, edges_gradient, u, m.embedding, true, bond_gradient, m.bond_width);
-    }
-    float* atoms_out = b.new_nodes_gradient + static_cast<size_t>(chunk.first_atom) * u;
-    const float* atoms_in = b.nodes_gradient + static_cast<size_t>(chunk.first_atom) * u;
-    for (size_t k = 0; k < static_cast<size_t>(chunk.n_atoms) * u; ++k) atoms_out[k] += atoms_in[k];
-    backward_product(chunk.n_atoms, source_gradient, 4 * u, block.source, true, atoms_out, u);
-
-    for (int e = 0; e < n; ++e) {
-        const float* slope = s.geometry.bond_slope + static_cast<size_t>(e) * m.bond_width;
-        const float* gradient = bond_gradient + static_cast<size_t>(e) * m.bond_width;
-        float along = r_gradient[e];
-        for (int k = 0; k < m.bond_width; ++k) along += slope[k] * gradient[k];
-        const float* d = s.geometry.direction + 3 * static_cast<size_t>(e);
-        const float* gd = direction_gradient + 3 * static_cast<size_t>(e);
-        const float r = s.geometry.r[e], projection = d[0] * gd[0] + d[1] * gd[1] + d[2] * gd[2];
-        for (int k = 0; k < 3; ++k) {
-            b.vector_gradient[3 * e + k] = along * d[k] + (gd[k] - projection * d[k]) / r;
-            b.vectors[3 * e + k] = r * d[k];
-        }
-    }
+    memcpy(new_edges, s.edges2, sizeof(float) * static_cast<size_t>(chunk.n_edges) * m.units);
+    add_messages(m, chunk, s.message, new_nodes + static_cast<size_t>(chunk.first_atom) * m.units);
 }
 
 // ---- readout -----------------------------------------------------------------------------------------------------------
 
-/// Scratch: 15 n U floats.
+size_t readout_size(const ModelView& m, int n) { return 15 * static_cast<size_t>(n) * m.units + 15 * 16; }
+
+/// Outputs (n) of rows of nodes, and their derivatives (n, U).
 void readout(const ModelView& m, const ReadoutView& net, int n, const float* nodes, double* energies, float* gradient,
              float* scratch) {
     const int u = m.units;
@@ -432,7 +291,189 @@ void readout(const ModelView& m, const ReadoutView& net, int n, const float* nod
     }
 }
 
-ModelKernels model_kernels() { return {multiply, sigmoid, scratch_size, forward, backward, readout}; }
+// ---- backward ----------------------------------------------------------------------------------------------------------
+
+size_t scratch_size(const ModelView& m, int atoms, int edges) {
+    const size_t u = m.units, n = edges;
+    return state_size(m, atoms, edges) + n * (3 * u + 4 * u + m.bond_width + m.angle_width + 4) +
+           atoms * (2 * u + 4 * u + n_columns(m)) + readout_size(m, atoms) + m.angle_width + 20 * 16;
+}
+
+/// What the backward pass of a block holds beside its intermediates.
+struct BackwardState {
+    float *message, *edges;              // (edges, U)
+    float *work, *work2;                 // (edges, 2 U)
+    float *bond, *angle;                 // (edges, B), (near, A)
+    float *r, *direction;                // (edges), (edges, 3)
+    float *source, *sums, *weighted;     // (atoms, 4 U), (atoms, columns), (A)
+};
+
+BackwardState take_backward(const ModelView& m, const ModelChunk& chunk, Take& take) {
+    const size_t u = m.units, n = chunk.n_edges, atoms = chunk.n_atoms;
+    BackwardState d{};
+    d.message = take(n * u);
+    d.edges = take(n * u);
+    d.work = take(n * 2 * u);
+    d.work2 = take(n * 2 * u);
+    d.bond = take(n * m.bond_width);
+    d.angle = take(n * m.angle_width);
+    d.r = take(n);
+    d.direction = take(3 * n);
+    d.source = take(atoms * 4 * u);
+    d.sums = take(atoms * n_columns(m));
+    d.weighted = take(m.angle_width);
+    memset(d.bond, 0, sizeof(float) * n * m.bond_width);
+    memset(d.r, 0, sizeof(float) * n);
+    memset(d.direction, 0, sizeof(float) * 3 * n);
+    memset(d.source, 0, sizeof(float) * atoms * 4 * u);
+    return d;
+}
+
+/// (atoms of the chunk, U) gradients behind the last block.
+const float* readout_gradient(const ModelView& m, const ModelChunk& chunk, const ModelBackward& b, const float* message,
+                              Take& take) {
+    const size_t size = static_cast<size_t>(chunk.n_atoms) * m.units;
+    float* nodes = take(size);
+    float* gradient = take(size);
+    add_messages(m, chunk, message, nodes);
+    readout(m, *b.readout, chunk.n_atoms, nodes, b.energies, gradient, take.at);
+    return gradient;
+}
+
+/// Each edge's message has the gradient of its atom.
+void spread_to_edges(const ModelView& m, const ModelChunk& chunk, const float* atoms, float* edges) {
+    const size_t row = sizeof(float) * m.units;
+    int edge = 0;
+    for (int i = 0; i < chunk.n_atoms; ++i, atoms += m.units) {
+        const int end = static_cast<int>(chunk.first_edge[i + 1] - chunk.first_edge[0]);
+        for (; edge < end; ++edge) memcpy(edges + static_cast<size_t>(edge) * m.units, atoms, row);
+    }
+}
+
+/// Gradients of distances and directions as those of vectors.
+void vector_gradients(const ModelView& m, const ModelChunk& chunk, const Geometry& geometry, const BackwardState& d,
+                      const ModelBackward& b) {
+    for (int e = 0; e < chunk.n_edges; ++e) {
+        const float* slope = geometry.bond_slope + static_cast<size_t>(e) * m.bond_width;
+        const float* gradient = d.bond + static_cast<size_t>(e) * m.bond_width;
+        float along = d.r[e];
+        for (int k = 0; k < m.bond_width; ++k) along += slope[k] * gradient[k];
+        const float* unit = geometry.direction + 3 * static_cast<size_t>(e);
+        const float* g = d.direction + 3 * static_cast<size_t>(e);
+        const float r = geometry.r[e], projection = unit[0] * g[0] + unit[1] * g[1] + unit[2] * g[2];
+        for (int k = 0; k < 3; ++k) {
+            b.vector_gradient[3 * e + k] = along * unit[k] + (g[k] - projection * unit[k]) / r;
+            b.vectors[3 * e + k] = r * unit[k];
+        }
+    }
+}
+
+/// From dL/d(edges behind the three-body term): adds to those of a unless null, and to r and direction of near edges.
+void three_body_backward(const ModelView& m, const BlockView& block, const ModelChunk& chunk, const BlockState& s,
+                         const BackwardState& d, float* atoms_gradient) {
+    const Geometry& g = s.geometry;
+    const int u = m.units, width = m.angle_width, columns = n_columns(m);
+    for (int at = 0; at < g.n_near; ++at) {
+        const float* in = d.edges + static_cast<size_t>(g.near[at]) * u;
+        const float* z = s.angle_z + static_cast<size_t>(at) * 2 * u;
+        const float* sg = s.angle_s + static_cast<size_t>(at) * 2 * u;
+        const float* h = s.angle_h + static_cast<size_t>(at) * 2 * u;
+        float* out = d.work + static_cast<size_t>(at) * 2 * u;
+        for (int k = 0; k < u; ++k) {
+            const float gate = sg[u + k];
+            out[k] = in[k] * gate * sg[k] * (1.0f + z[k] * (1.0f - sg[k]));
+            out[u + k] = in[k] * h[k] * gate * (1.0f - gate);
+        }
+    }
+    backward_product(g.n_near, d.work, 2 * u, block.angle, false, d.angle, width);
+    memset(d.sums, 0, sizeof(float) * static_cast<size_t>(chunk.n_atoms) * columns);
+    float y_gradient[16];
+    for (int i = 0; i < chunk.n_atoms; ++i) {
+        const float* sums = s.sums + static_cast<size_t>(i) * columns;
+        float* sums_out = d.sums + static_cast<size_t>(i) * columns;
+        for (int at = g.near_first[i]; at < g.near_first[i + 1]; ++at) {
+            float* gradient = d.angle + static_cast<size_t>(at) * width; // becomes that of sum - g a
+            const float* raw = s.raw + static_cast<size_t>(at) * width;
+            const float* y = g.harmonics + static_cast<size_t>(at) * 16;
+            float envelope = 0;
+            for (int q = 0; q < width; ++q) envelope += gradient[q] * raw[q];
+            d.r[g.near[at]] += envelope * g.envelope_slope[at];
+            float* out = sums_out;
+            for (int l = 0; l < m.l_max; ++l)
+                for (int n = 0; n < m.n_max; ++n) {
+                    float& value = gradient[l * m.n_max + n];
+                    value *= g.envelope[at] * harmonic_norm(l);
+                    for (int k = 0; k < 2 * l + 1; ++k) *out++ += value * y[l * l + k];
+                }
+        }
+        for (int at = g.near_first[i]; at < g.near_first[i + 1]; ++at) {
+            const int edge = g.near[at];
+            const float* gradient = d.angle + static_cast<size_t>(at) * width;
+            const float* y = g.harmonics + static_cast<size_t>(at) * 16;
+            const float* weighted = s.weighted + static_cast<size_t>(at) * width;
+            float* weighted_out = d.weighted;
+            for (int k = 0; k < 16; ++k) y_gradient[k] = 0;
+            for (int q = 0; q < width; ++q) weighted_out[q] = 0;
+            const float* sum = sums;
+            const float* sum_gradient = sums_out;
+            for (int l = 0; l < m.l_max; ++l)
+                for (int n = 0; n < m.n_max; ++n) {
+                    const int q = l * m.n_max + n;
+                    float to_weighted = -gradient[q];
+                    for (int k = 0; k < 2 * l + 1; ++k, ++sum, ++sum_gradient) {
+                        y_gradient[l * l + k] += gradient[q] * *sum + weighted[q] * *sum_gradient;
+                        to_weighted += *sum_gradient * y[l * l + k];
+                    }
+                    weighted_out[q] = to_weighted;
+                }
+            const size_t target = static_cast<size_t>(chunk.target[edge]) * width;
+            const float* radial = g.radial + static_cast<size_t>(at) * width;
+            const float* slope = g.radial_slope + static_cast<size_t>(at) * width;
+            float r_sum = 0;
+            for (int q = 0; q < width; ++q) r_sum += weighted_out[q] * chunk.atoms[target + q] * slope[q];
+            if (atoms_gradient)
+                for (int q = 0; q < width; ++q) atoms_gradient[target + q] += weighted_out[q] * radial[q];
+            d.r[edge] += r_sum;
+            const float* unit = g.direction + 3 * static_cast<size_t>(edge);
+            harmonics_adjoint(m.l_max, unit[0], unit[1], unit[2], y_gradient, d.direction + 3 * static_cast<size_t>(edge));
+        }
+    }
+}
+
+void backward(const ModelView& m, const BlockView& block, const ModelChunk& chunk, const ModelBackward& b,
+              float* scratch) {
+    Take take{scratch};
+    BlockState s = take_state(m, chunk.n_atoms, chunk.n_edges, true, take);
+    up_to_messages(m, block, chunk, s);
+    const BackwardState d = take_backward(m, chunk, take);
+    const int u = m.units, n = chunk.n_edges;
+    const size_t size = static_cast<size_t>(n) * u;
+    const float* behind = b.nodes_gradient ? b.nodes_gradient + static_cast<size_t>(chunk.first_atom) * u
+                                           : readout_gradient(m, chunk, b, s.message, take);
+
+    spread_to_edges(m, chunk, behind, d.message);
+    if (b.edges_gradient) memcpy(d.edges, b.edges_gradient, sizeof(float) * size);
+    else memset(d.edges, 0, sizeof(float) * size);
+    gated_backward(m, block.node_update, chunk, s.node, d.message, 2 * u, d.edges, d.source, b.target_gradient, d.bond,
+                   d.work, d.work2);
+    memcpy(d.message, d.edges, sizeof(float) * size);
+    gated_backward(m, block.edge_update, chunk, s.edge, d.message, 0, d.edges, d.source, b.target_gradient, d.bond,
+                   d.work, d.work2);
+    three_body_backward(m, block, chunk, s, d, b.atoms_gradient);
+    if (b.new_edges_gradient) {
+        memcpy(b.new_edges_gradient, d.edges, sizeof(float) * size);
+    } else {
+        silu_adjoint(size, s.embedding_z, s.embedding_s, d.edges);
+        backward_product(n, d.edges, u, m.embedding, true, d.bond, m.bond_width);
+    }
+    vector_gradients(m, chunk, s.geometry, d, b);
+    if (!b.new_nodes_gradient) return;
+    float* before = b.new_nodes_gradient + static_cast<size_t>(chunk.first_atom) * u;
+    for (size_t k = 0; k < static_cast<size_t>(chunk.n_atoms) * u; ++k) before[k] += behind[k];
+    backward_product(chunk.n_atoms, d.source, 4 * u, block.source, true, before, u);
+}
+
+ModelKernels model_kernels() { return {multiply, sigmoid, scratch_size, forward, backward}; }
 
 } // namespace
 } // namespace ideal::detail

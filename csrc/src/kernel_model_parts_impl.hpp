@@ -14,10 +14,17 @@ typedef float FloatVector __attribute__((vector_size(4 * float_lanes), aligned(4
 
 // ---- products --------------------------------------------------------------------------------------------------------
 
+/// `rows` rows of y, `columns` vectors of them from column `first` on. Weights lie in panels (kernel_model.hpp).
 template <int rows, int columns>
-inline void product_block(const float* x, int ldx, const float* w, int in, int out, const float* bias, bool add,
+inline void product_block(const float* x, int ldx, const float* w, int in, int first, const float* bias, bool add,
                           float* y, int ldy) {
     FloatVector sum[rows][columns];
+    const float* panel[columns];
+#pragma GCC unroll 4
+    for (int c = 0; c < columns; ++c) {
+        const int column = first + c * float_lanes;
+        panel[c] = w + static_cast<size_t>(column / model_pad) * in * model_pad + column % model_pad;
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -30,7 +37,7 @@ inline void product_block(const float* x, int ldx, const float* w, int in, int o
         FloatVector weight[columns];
 #pragma GCC unroll 4
         for (int c = 0; c < columns; ++c)
-            weight[c] = *reinterpret_cast<const FloatVector*>(w + static_cast<size_t>(k) * out + c * float_lanes);
+            weight[c] = *reinterpret_cast<const FloatVector*>(panel[c] + static_cast<size_t>(k) * model_pad);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -43,15 +50,17 @@ inline void product_block(const float* x, int ldx, const float* w, int in, int o
 }
 
 template <int columns>
-inline void product_columns(int n, const float* x, int ldx, const float* w, int in, int out, const float* bias,
+inline void product_columns(int n, const float* x, int ldx, const float* w, int in, int first, const float* bias,
                             bool add, float* y, int ldy) {
     constexpr int rows = IDEAL_VECTOR_REGISTERS >= 32 ? 8 : 4;
+    if (bias) bias += first;
+    y += first;
     int i = 0;
     for (; i + rows <= n; i += rows)
-        product_block<rows, columns>(x + static_cast<size_t>(i) * ldx, ldx, w, in, out, bias, add,
+        product_block<rows, columns>(x + static_cast<size_t>(i) * ldx, ldx, w, in, first, bias, add,
                                      y + static_cast<size_t>(i) * ldy, ldy);
     for (; i < n; ++i)
-        product_block<1, columns>(x + static_cast<size_t>(i) * ldx, ldx, w, in, out, bias, add,
+        product_block<1, columns>(x + static_cast<size_t>(i) * ldx, ldx, w, in, first, bias, add,
                                   y + static_cast<size_t>(i) * ldy, ldy);
 }
 
@@ -59,10 +68,8 @@ void multiply(int n, const float* x, int ldx, const float* w, int in, int out, c
               int ldy) {
     constexpr int wide = 2 * float_lanes;
     int column = 0;
-    for (; column + wide <= out; column += wide)
-        product_columns<2>(n, x, ldx, w + column, in, out, bias ? bias + column : nullptr, add, y + column, ldy);
-    for (; column < out; column += float_lanes)
-        product_columns<1>(n, x, ldx, w + column, in, out, bias ? bias + column : nullptr, add, y + column, ldy);
+    for (; column + wide <= out; column += wide) product_columns<2>(n, x, ldx, w, in, column, bias, add, y, ldy);
+    for (; column < out; column += float_lanes) product_columns<1>(n, x, ldx, w, in, column, bias, add, y, ldy);
 }
 
 inline void forward_product(int n, const float* x, int ldx, const Matrix& m, const float* bias, float* y, int ldy) {

@@ -6,8 +6,9 @@
 // C. Chen, S. P. Ong, Nature Computational Science 2, 718 (2022), doi:10.1038/s43588-022-00349-3; the three-body term by
 // the addition theorem of spherical harmonics, as in ideal/models/fused.py, whose numbers these are to rounding.
 //
-// Forward, every edge's features behind each block are kept, backward they are overwritten by their gradients;
-// everything within a block is computed again. Memory per atom: n_edges (n_blocks - 1) U + 17 U floats and some more.
+// Forward, every edge's features behind each block but the last are kept, backward they are overwritten by their
+// gradients; everything within a block is computed again, but for the last block, whose two passes are one.
+// Memory per atom: n_edges (n_blocks - 1) U + (n_blocks + 10) U floats and some more.
 #pragma once
 
 #include <cstddef>
@@ -79,15 +80,15 @@ struct Exchange {
 /// Evaluates; keeps its memory between calls.
 class M3GNetEvaluator {
 public:
+    struct Buffers;
+    M3GNetEvaluator();
+    ~M3GNetEvaluator();
     void evaluate(const M3GNet& model, const LocalGraph& graph, const Exchange& exchange, const LocalResults& results);
     /// Bytes in use.
     double memory_usage() const;
 
 private:
-    std::vector<std::vector<float>> nodes_, edges_;
-    std::vector<float> atoms_, from_target_, gradient_, other_gradient_, atoms_gradient_, target_gradient_, scratch_;
-    std::vector<float> vector_gradient_, vectors_;
-    std::vector<double> energies_;
+    std::unique_ptr<Buffers> buffers_;
 };
 
 } // namespace ideal
