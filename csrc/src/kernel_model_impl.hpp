@@ -273,7 +273,7 @@ void readout(const ModelView& m, const ReadoutView& net, int n, const float* nod
             last[0] += h[0][row + k] * net.value_last[k];
             last[1] += h[1][row + k] * net.gate_last[k];
         }
-        const float gate = 1.0f / (1.0f + exponential(-last[1]));
+        const float gate = sigmoid_of(last[1]);
         energies[i] = static_cast<double>(last[0]) * gate;
         for (int k = 0; k < u; ++k) {
             h[0][row + k] = gate * net.value_last[k];

@@ -3,6 +3,9 @@
 
 #include "kernel_model.hpp"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <string.h>
 
@@ -82,36 +85,67 @@ inline void backward_product(int n, const float* g, int ldg, const Matrix& m, bo
 
 // ---- activations -----------------------------------------------------------------------------------------------------
 
-/// e^x to two units in the last place, |x| < 87.
-inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-    const float t = x * 1.44269504f;
-    const int n = static_cast<int>(t + (t < 0 ? -0.5f : 0.5f));
-    const float whole = static_cast<float>(n);
-    const float f = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
+typedef int IntVector __attribute__((vector_size(4 * float_lanes)));
+
+inline FloatVector at_vector(const float* p) { return *reinterpret_cast<const FloatVector*>(p); }
+inline void set_vector(float* p, FloatVector v) { *reinterpret_cast<FloatVector*>(p) = v; }
+
+// Intrinsics with a mask of ones: GCC 12 warns of uninitialized values in those without.
+
+/// e^x to two units in the last place, |x| < 87 (beyond that as if it were 87).
+inline FloatVector exponential(FloatVector x) {
+    const FloatVector most = FloatVector{} + 87.0f;
+    x = x < -most ? -most : x > most ? most : x;
+    const FloatVector t = x * 1.44269504f;
+#ifdef __AVX512F__
+    const FloatVector whole = _mm512_maskz_roundscale_ps(0xFFFF, t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    const FloatVector half = FloatVector{} + 0.5f;
+    const IntVector n = __builtin_convertvector(t + (t < 0.0f ? -half : half), IntVector);
+    const FloatVector whole = __builtin_convertvector(n, FloatVector);
+#endif
+    const FloatVector f = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    FloatVector p = FloatVector{} + 1.9875691500e-4f;
     p = p * f + 1.3981999507e-3f;
     p = p * f + 8.3334519073e-3f;
     p = p * f + 4.1665795894e-2f;
     p = p * f + 1.6666665459e-1f;
     p = p * f + 5.0000001201e-1f;
     p = p * f * f + f + 1.0f;
-    const int bits = (n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, 4);
+#ifdef __AVX512F__
+    return _mm512_maskz_scalef_ps(0xFFFF, p, whole);
+#else
+    const IntVector bits = (n + 127) << 23;
+    FloatVector scale;
+    memcpy(&scale, &bits, sizeof(scale));
     return p * scale;
+#endif
 }
 
+/// 1 / x to a unit in the last place; a division takes as long as an exponential.
+inline FloatVector reciprocal(FloatVector x) {
+#ifdef __AVX512F__
+    const FloatVector r = _mm512_maskz_rcp14_ps(0xFFFF, x);
+    return r * (2.0f - x * r);
+#else
+    return 1.0f / x;
+#endif
+}
+
+inline FloatVector sigmoid_of(FloatVector x) { return reciprocal(1.0f + exponential(-x)); }
+inline float sigmoid_of(float x) { return sigmoid_of(FloatVector{} + x)[0]; }
+
+/// n is a multiple of model_pad, here and below.
 void sigmoid(size_t n, const float* x, float* y) {
-    for (size_t i = 0; i < n; ++i) y[i] = 1.0f / (1.0f + exponential(-x[i]));
+    for (size_t i = 0; i < n; i += float_lanes) set_vector(y + i, sigmoid_of(at_vector(x + i)));
 }
 
 /// z -> s = sigmoid(z), h = z s.
 void silu(size_t n, const float* z, float* s, float* h) {
-    for (size_t i = 0; i < n; ++i) {
-        const float value = 1.0f / (1.0f + exponential(-z[i]));
-        s[i] = value;
-        h[i] = z[i] * value;
+    for (size_t i = 0; i < n; i += float_lanes) {
+        const FloatVector x = at_vector(z + i), value = sigmoid_of(x);
+        set_vector(s + i, value);
+        set_vector(h + i, x * value);
     }
 }
 
