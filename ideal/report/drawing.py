@@ -44,9 +44,14 @@ class TimeAxis:
             return cls(1e-6, "ns")
         return cls(1e-3, "ps") if longest >= 500 else cls(1.0, "fs")
 
+    @classmethod
+    def steps(cls) -> TimeAxis:
+        """For runs of nothing that takes time: the steps stand where times do."""
+        return cls(1.0, "steps")
+
     def label(self, axes: Axes) -> None:
         """Name the time axis."""
-        axes.set_xlabel(f"simulated time ({self.unit})")
+        axes.set_xlabel("step" if self.unit == "steps" else f"simulated time ({self.unit})")
 
     def say(self, time: float) -> str:
         """A time in fs in words."""
@@ -55,7 +60,11 @@ class TimeAxis:
 
 def run_time(run: RunData) -> TimeAxis:
     """The time axis of all figures of a run."""
-    times = [trace.times for trace in run.log.traces.values()] + [frames.times for frames in run.frames.values()]
+    traces = run.log.traces
+    if traces and all(trace.timeless for trace in traces.values()):
+        return TimeAxis.steps()
+    times = [trace.times for trace in traces.values() if not trace.timeless]
+    times += [frames.times for name, frames in run.frames.items() if name not in traces or not traces[name].timeless]
     return TimeAxis.fitting(times)
 
 

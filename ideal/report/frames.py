@@ -39,7 +39,7 @@ class TrajectoryFrames:
     Attributes:
         atoms: the frames, in order of their steps.
         steps: (n_frames,) MD steps.
-        times: (n_frames,) fs.
+        times: (n_frames,) fs; the steps where these take no time.
         n_written: complete frames in the file.
         complete: false when the file ends within a frame.
         n_unreadable: frames that were wanted and could not be parsed.
@@ -128,6 +128,8 @@ def read_trajectory(path: Path, timestep: float, max_frames: int = 400, max_atom
     steps = sorted(by_step)
     frames = [by_step[step] for step in steps]
     times = [float(atoms.info.get("time_fs", step * timestep)) for step, atoms in zip(steps, frames, strict=True)]
+    if not any(times):  # a search takes no time
+        times = [float(step) for step in steps]
     return TrajectoryFrames(
         frames,
         np.array(steps, dtype=np.int64),

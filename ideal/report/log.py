@@ -74,7 +74,8 @@ class Trace:
     """What the checks saw along one trajectory; all arrays (n_checks,).
 
     Attributes:
-        steps, times: MD step, fs.
+        steps, times: step, fs; the steps stand for times where `timeless`.
+        timeless: its steps take no time (searches, Monte Carlo).
         temperature, potential_energy, kinetic_energy, volume: K, eV, eV, Å³ (NaN where the cell is open).
         max_u, threshold: largest uncertainty of the frame and what it was held against.
         n_uncertain: atoms above the threshold.
@@ -83,6 +84,7 @@ class Trace:
 
     steps: IntArray
     times: FloatArray
+    timeless: bool
     temperature: FloatArray
     potential_energy: FloatArray
     kinetic_energy: FloatArray
@@ -147,6 +149,7 @@ class RunLog:
         resumed: how often the run was resumed.
         finished: whether the run came to its end.
         failed_trajectories: reason by trajectory.
+        conclusions: how those ended that have something to say about it.
         calibrated: the "calibrated" events as they stand, one per frame that led to one.
         budget_spent: the "label_budget_spent" event as it stands; empty without one.
         n_unreadable: lines that are no event.
@@ -162,6 +165,7 @@ class RunLog:
     resumed: int = 0
     finished: bool = False
     failed_trajectories: Mapping[str, str] = field(default_factory=dict)
+    conclusions: Mapping[str, str] = field(default_factory=dict)
     calibrated: tuple[Mapping[str, Any], ...] = ()
     budget_spent: Mapping[str, Any] = field(default_factory=dict)
     n_unreadable: int = 0
@@ -224,6 +228,11 @@ def read_log(path: Path) -> RunLog:
             str(event.get("trajectory", "")): str(event.get("reason", ""))
             for event in events
             if event["event"] == "trajectory_failed"
+        },
+        conclusions={
+            str(event.get("trajectory", "")): str(event["conclusion"])
+            for event in _named(events, "trajectory_finished")
+            if event.get("conclusion")
         },
         calibrated=tuple(
             {(event.get("trajectory"), event.get("step")): event for event in _named(events, "calibrated")}.values()
@@ -311,9 +320,12 @@ def _traces(events: list[dict[str, Any]], cells: tuple[Cell, ...], labels: tuple
             return np.array([number(row.get(key)) for row in rows])
 
         rows = [by_step[step] for step in steps]
+        times = column("time_fs", rows)
+        timeless = not np.any(times) and steps[-1] > 0
         traces[name] = Trace(
             steps=np.array(steps, dtype=np.int64),
-            times=column("time_fs", rows),
+            times=np.array(steps, dtype=float) if timeless else times,
+            timeless=timeless,
             temperature=column("temperature", rows),
             potential_energy=column("potential_energy", rows),
             kinetic_energy=column("kinetic_energy", rows),

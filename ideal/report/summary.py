@@ -67,7 +67,7 @@ def tiles(run: RunData) -> list[Tile]:
         found.append(
             Tile("missed errors", percent_range(missed), f"of certain atoms, by {count} audit{'s' * (count != 1)}")
         )
-    ends = [float(trace.times[-1]) for trace in run.log.traces.values()]
+    ends = [float(trace.times[-1]) for trace in run.log.traces.values() if not trace.timeless]
     if ends:
         time = run_time(run)
         steps = sum(int(trace.steps[-1]) for trace in run.log.traces.values())
@@ -162,10 +162,12 @@ def _trajectories(run: RunData) -> Iterator[tuple[str, list[Row]]]:
             planned = f" of {configured[name].sampler.steps:,}" if name in configured else ""
             rows += [
                 ("Steps", f"{int(trace.steps[-1]):,}{planned}"),
-                ("Simulated time", time.say(float(trace.times[-1]))),
+                *([] if trace.timeless else [("Simulated time", time.say(float(trace.times[-1])))]),
                 ("Checks", f"{len(trace.steps):,}, {int((trace.max_u > trace.threshold).sum()):,} above the threshold"),
                 ("Threshold of u", f"{trace.threshold[-1]:.4g}"),
             ]
+        if name in run.log.conclusions:
+            rows.append(("Ended", run.log.conclusions[name]))
         if name in run.log.failed_trajectories:
             rows.append(("Stopped", run.log.failed_trajectories[name]))
         yield name, rows
