@@ -82,6 +82,8 @@ class Asker:
         if not trajectory.may_ask(self._config.selection.min_steps_between):
             return []
         learner = self._learner
+        if u.max() <= learner.threshold:
+            return []  # before the frame is asked for, which may have to be gathered
         frame = Frame(cell_to_label(trajectory.sampler.atoms), trajectory.name, trajectory.step)
         with self._journal.times.stage("uncertainty"):
             selection = select(
