@@ -34,6 +34,15 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['status'].capitalize()}: {summary['steps']} MD steps in {elapsed(summary['wall_seconds'])}, "
         f"{summary['updates']} updates of the model."
     ]
+    if summary.get("ended_by"):
+        lines.append(
+            f"Ended before the last step by {summary['ended_by']}. A larger limit and `resume` go on from there."
+        )
+    restarted = [trajectory for trajectory in summary.get("trajectories") or [] if trajectory.get("restarts")]
+    if restarted:
+        number = sum(trajectory["restarts"] for trajectory in restarted)
+        names = ", ".join(trajectory["name"] for trajectory in restarted[:4]) + ", ..." * (len(restarted) > 4)
+        lines.append(f"Went back to a good state: {number} time{'s' * (number > 1)} ({names}).")
     labels = summary.get("labels") or {}
     if labels:
         text = f"Labels: {labels['initial']} at the start, {labels['done']} learned on the fly"

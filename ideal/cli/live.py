@@ -25,6 +25,7 @@ _STATE_STYLES = {
     "labelling": "yellow",
     "training": "cyan",
     "finished": "bold green",
+    "stopped": "green",
     "failed": "bold red",
 }
 _PLAIN_INTERVAL = 10.0
@@ -85,6 +86,13 @@ class LiveView:
         name = event["event"]
         if name == "label_failed":
             return f"label {event['key'][:8]} failed: {event['cause']}"
+        if name == "trajectory_restarted":
+            return (
+                f"{event['trajectory']}: back from step {event['step']} to {event['good_step']} "
+                f"(setback {event['setbacks']} of {event['limit']}): {event['reason']}"
+            )
+        if name == "dynamics_stopped":
+            return f"the dynamics ends: {event['reason']}"
         if name == "trajectory_failed":
             return f"{event['trajectory']}: stopped at step {event['step']}: {event['reason']}"
         if name == "embedded" and not event["accepted"]:
@@ -187,11 +195,20 @@ def _bar(title: str, done: int, total: int, text: str) -> Table:
 
 
 def trajectory_table(progress: RunProgress) -> Table:
-    """One row per trajectory: name, state, step, time, temperature, max u against the threshold, labels."""
+    """One row per trajectory: name, state, step, time, temperature, max u against the threshold, labels, restarts."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("name", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for title in ("step", "time", "T", "max u /\nthreshold", "labels: done/\nrunning/failed"):
+    any_restarted = any(trajectory.restarts for trajectory in progress.trajectories.values())
+    titles = [
+        "step",
+        "time",
+        "T",
+        "max u /\nthreshold",
+        "labels: done/\nrunning/failed",
+        *["re-\nstarts"] * any_restarted,
+    ]
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for trajectory in progress.trajectories.values():
         cells = trajectory_cells(trajectory, progress)
@@ -202,6 +219,7 @@ def trajectory_table(progress: RunProgress) -> Table:
             *cells[2:5],
             Text(cells[5], style="yellow" if over and trajectory.state not in ENDED else ""),
             cells[6],
+            *[f"{trajectory.restarts or ''}"] * any_restarted,
         )
     return table
 

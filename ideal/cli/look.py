@@ -37,6 +37,8 @@ def status(directory: DirectoryArgument) -> None:
     progress = read_progress(directory)
     process = lock_holder(directory)
     typer.echo(f"{directory}: {_state(progress, process, directory)}")
+    if progress.stopped and not progress.finished:
+        typer.echo(f"The dynamics has ended: {progress.stopped}")
     if process is not None and progress.stage:
         typer.echo(f"Now: {STAGES.get(progress.stage, progress.stage)}")
     if progress.trajectories:
@@ -82,6 +84,12 @@ def _failures(progress: RunProgress, directory: Path) -> None:
     for trajectory in progress.trajectories.values():
         if trajectory.state == "failed":
             typer.echo(f"Trajectory {trajectory.name} failed at step {trajectory.step}: {trajectory.reason}")
+    restarted = [t for t in progress.trajectories.values() if t.restarts and t.state != "failed"]
+    for trajectory in restarted[:_SHOWN_FAILURES]:
+        times = "once" if trajectory.restarts == 1 else f"{trajectory.restarts} times"
+        typer.echo(f"Trajectory {trajectory.name} went back to a good state {times}, last: {trajectory.reason}")
+    if len(restarted) > _SHOWN_FAILURES:
+        typer.echo(f"and {len(restarted) - _SHOWN_FAILURES} more trajectories that went back")
     failed = [label for label in progress.labels.values() if label.state == "failed"]
     stored = failed_labels(directory)
     for line in failure_lines(stored, directory):

@@ -31,7 +31,8 @@ class TrajectoryProgress:
     """One trajectory. Energies in eV, time in fs, temperature in K; None: not known yet.
 
     Attributes:
-        state: not started, running, labelling (waits for its labels), training, finished or failed.
+        state: not started, running, labelling (waits for its labels), training, finished, stopped (by a rule), failed.
+        restarts: how often it went back to a good state; ``reason`` says why it did last, or why it failed.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TrajectoryProgress:
     temperature: float | None = None
     max_u: float | None = None
     threshold: float | None = None
+    restarts: int = 0
     reason: str = ""
 
 
@@ -79,6 +81,7 @@ class RunProgress:
         refused: embedded cells that were refused, as (trajectory, step, atom, reason).
         calibration: the last "calibrated" event; empty: there is none.
         label_limit: engine.max_labels once it is spent.
+        stopped: the stop rule that ended the dynamics, in words; empty: none has.
     """
 
     trajectories: dict[str, TrajectoryProgress] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class RunProgress:
     notes: list[str] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
     label_limit: int | None = None
+    stopped: str = ""
     stage: str = ""
     training: TrainingProgress | None = None
     updates: int = 0
@@ -138,6 +142,7 @@ def _run_started(run: RunProgress, event: Mapping[str, Any]) -> None:
 def _resumed(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.resumed += 1
     run.finished = False
+    run.stopped = ""
     run.training = None
     run.labels = {key: label for key, label in run.labels.items() if label.state != "running"}
     for name, step in event.get("steps", {}).items():
@@ -211,8 +216,9 @@ def _updated(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.updates += 1
     if run.training is not None:
         run.training.running = False
-    if event.get("trajectory") and run.trajectory(event["trajectory"]).state not in ENDED:
-        run.trajectory(event["trajectory"]).state = "running"
+    for name in filter(None, (event.get("trajectory"), *event.get("others", {}))):
+        if run.trajectory(name).state not in ENDED:
+            run.trajectory(name).state = "running"
 
 
 def _calibrated(run: RunProgress, event: Mapping[str, Any]) -> None:
@@ -231,6 +237,17 @@ def _client_connected(run: RunProgress, event: Mapping[str, Any]) -> None:
         trajectory.state = "running"
 
 
+def _trajectory_restarted(run: RunProgress, event: Mapping[str, Any]) -> None:
+    trajectory = run.trajectory(event["trajectory"])
+    trajectory.state, trajectory.reason = "running", event["reason"]
+    trajectory.step = event["good_step"]
+    trajectory.restarts += 1
+
+
+def _dynamics_stopped(run: RunProgress, event: Mapping[str, Any]) -> None:
+    run.stopped = event["reason"]
+
+
 def _trajectory_finished(run: RunProgress, event: Mapping[str, Any]) -> None:
     trajectory = run.trajectory(event["trajectory"])
     trajectory.state, trajectory.step = "finished", event.get("step", trajectory.step)
@@ -245,6 +262,9 @@ def _trajectory_failed(run: RunProgress, event: Mapping[str, Any]) -> None:
 def _run_finished(run: RunProgress, event: Mapping[str, Any]) -> None:
     run.finished = True
     run.stage = ""
+    for trajectory in run.trajectories.values():
+        if run.stopped and trajectory.state not in ENDED:
+            trajectory.state = "stopped"
     run.summary = dict(event.get("summary") or {})
 
 
@@ -266,6 +286,8 @@ _HANDLERS: dict[str, Callable[[RunProgress, Mapping[str, Any]], None]] = {
     "calibrated": _calibrated,
     "label_budget_spent": _label_budget_spent,
     "client_connected": _client_connected,
+    "trajectory_restarted": _trajectory_restarted,
+    "dynamics_stopped": _dynamics_stopped,
     "trajectory_finished": _trajectory_finished,
     "trajectory_failed": _trajectory_failed,
     "run_finished": _run_finished,

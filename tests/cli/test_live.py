@@ -14,6 +14,7 @@ from ideal.cli.progress import RunProgress, read_progress
 from ideal.engine.events import (
     Calibrated,
     Check,
+    DynamicsStopped,
     Embedded,
     Event,
     LabelBudgetSpent,
@@ -26,6 +27,8 @@ from ideal.engine.events import (
     StageStarted,
     TrainingEpoch,
     TrajectoryFailed,
+    TrajectoryFinished,
+    TrajectoryRestarted,
     Updated,
 )
 
@@ -221,3 +224,36 @@ def test_summary_lines() -> None:
         "Threshold u 2.20: force error up to 0.150 eV/Å.",
         "Time: waiting for labels 70%, dynamics 20%, other 10%.",
     ]
+
+
+def test_restarts_and_stop_rules_are_shown() -> None:
+    back = TrajectoryRestarted("a", 57, 40, 1, 3, "the temperature is 9e+05 K")
+    progress = progress_after(START, check(step=50), check("b", 20), back)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(live.trajectory_table(progress))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "40/100" in text and "starts" in text
+    stopped = [DynamicsStopped("labels", "stop.labels: 3 labels of 3 have arrived"), RunFinished({})]
+    progress = progress_after(START, check(step=50), check("b", 20), TrajectoryFinished("b", 50), *stopped)
+    assert [t.state for t in progress.trajectories.values()] == ["stopped", "finished"]
+    assert progress.stopped.startswith("stop.labels")
+    resumed = progress_after(START, check(step=50), *stopped, Resumed(3, {"a": 50, "b": 50}))
+    assert resumed.trajectories["a"].state == "running" and not resumed.stopped
+
+
+def test_update_of_several_trajectories_lets_all_go_on() -> None:
+    asked = [LabelSubmitted("k1", "a", 10, 3, 50), LabelSubmitted("k2", "b", 10, 3, 50)]
+    learned = Updated("a", 10, 2, ERRORS, ERRORS, 1.0, False, "abc", others={"b": 10})
+    progress = progress_after(START, *asked, learned)
+    assert [t.state for t in progress.trajectories.values()] == ["running", "running"]
+
+
+def test_summary_says_what_ended_the_run_and_who_went_back() -> None:
+    summary = {
+        "status": "finished", "steps": 10, "wall_seconds": 61.0, "updates": 0, "labels": {},
+        "ended_by": "stop.steps: 10 MD steps of 10 are taken",
+        "trajectories": [{"name": "a", "restarts": 2}, {"name": "b", "restarts": 0}],
+    }  # fmt: skip
+    lines = summary_lines(summary)
+    assert "Ended before the last step by stop.steps: 10 MD steps of 10 are taken." in lines[1]
+    assert lines[2] == "Went back to a good state: 2 times (a)."
