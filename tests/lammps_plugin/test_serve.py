@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +265,24 @@ def test_learner_that_is_not_there(shared: Learning, lammps: Run, tmp_path: Path
         (tmp_path / name).symlink_to(shared.path.parent / name)
     output = lammps(script(1) + "run 0\n", fails=True)
     assert "start `ideal-run serve CONFIG.yaml` first" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(7) + b"\x80" + bytes(8), bytes(16), b""])
+def test_something_else_listens_there(answer: bytes, shared: Learning, lammps: Run, tmp_path: Path) -> None:
+    for name in ("run", "copper.data"):
+        (tmp_path / name).symlink_to(shared.path.parent / name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            for _ in range(4):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+        threading.Thread(target=reply, daemon=True).start()
+        output = " ".join(lammps(script(server.getsockname()[1]) + "run 0\n", fails=True).split())
+    assert "is not there (it closed the connection" in output or "is not there (it sent what is no message" in output
 
 
 def test_model_of_another_architecture(shared: Learning, lammps: Run, tmp_path: Path) -> None:

@@ -171,10 +171,10 @@ def _checked(model: type[_Model], fields: Mapping[str, object]) -> _Model:
 
 def _neighborhood(k: int, place: _Place, arrays: Mapping[str, np.ndarray]) -> Neighborhood:
     positions = _array(arrays, f"{k}.positions", "float64", (-1, 3))
-    numbers = _array(arrays, f"{k}.numbers", "int64", (len(positions),))
-    cell = _array(arrays, f"{k}.cell", "float64", (3, 3))
     if not len(positions):
         raise MessageError(f"neighborhood {k} has no atoms")
+    numbers = _array(arrays, f"{k}.numbers", "int64", (len(positions),))
+    cell = _array(arrays, f"{k}.cell", "float64", (3, 3))
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         raise MessageError(f"neighborhood {k} holds numbers that are not finite")
     if numbers.min() < 1 or numbers.max() > _LARGEST_NUMBER:
