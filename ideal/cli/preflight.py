@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ideal.config import Config, LammpsSamplerConfig, LocalExecutorConfig, ParslExecutorConfig, TrajectoryConfig
+from ideal.cli.preflight_samplers import sampler_findings
+from ideal.config import Config, LocalExecutorConfig, ParslExecutorConfig, TrajectoryConfig
 from ideal.errors import ConfigError, IdealError, TrainingError
 
 if TYPE_CHECKING:
@@ -200,11 +201,8 @@ def _structure(trajectory: TrajectoryConfig, config: Config, elements: set[str])
     )
     yield from _close_pairs(atoms, topic)
     yield from _thin_cell(atoms, trajectory, config, topic)
-    if isinstance(trajectory.sampler, LammpsSamplerConfig):
-        from ideal.samplers.lammps_input import preview
-
-        for level, text in preview(trajectory.sampler, atoms.repeat(repeat), config.model):
-            yield Finding(level, f"LAMMPS {trajectory.name}", text)
+    for level, topic, text in sampler_findings(trajectory, atoms.repeat(repeat), config):
+        yield Finding(level, topic, text)
 
 
 def sound_structure(atoms: Atoms, source: str, min_distance: float) -> None:

@@ -18,6 +18,7 @@ from ideal.engine.seeds import derive_seed
 from ideal.engine.trajectory import LabelRequest
 from ideal.errors import ConfigError, LabelError
 from ideal.records import FailedLabel, Label
+from ideal.samplers.structures import check_ends
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def read_starting_point(config: Config) -> StartingPoint:
         for trajectory in config.trajectories
         if isinstance(trajectory.sampler, ElasticBandConfig)
     }
+    for name, final in finals.items():
+        check_ends(structures[name], final, name)
     # Of the repeated ones: a cell of a few atoms shows only motions that are alike in every repetition.
     distinct = distinct_structures([*structures.values(), *finals.values()])
     rattled = rattled_structures(distinct, config.dataset.rattled, derive_seed(config.seed, "rattle"))

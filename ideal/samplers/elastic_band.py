@@ -23,7 +23,7 @@ from ideal.records import FloatArray
 from ideal.samplers.optimizers import largest_norm, make_optimizer
 from ideal.samplers.own_results import OwnResults
 from ideal.samplers.search import REMEDY, Search
-from ideal.samplers.structures import check_forces, check_same_atoms, prepare
+from ideal.samplers.structures import check_ends, check_forces, check_same_atoms, prepare
 
 
 class ElasticBand(Search):
@@ -43,8 +43,7 @@ class ElasticBand(Search):
         configurations: all images with both ends.
 
     Raises:
-        ConfigError: ``config.fix_atoms`` names atoms that do not exist.
-        SamplerError: the ends do not belong together.
+        ConfigError: ``config.fix_atoms`` names atoms that do not exist, or the ends do not belong together.
 
     Example:
         >>> band = ElasticBand(initial, final, EMT(), ElasticBandConfig(final="final.xyz", images=5))
@@ -68,7 +67,7 @@ class ElasticBand(Search):
         super().__init__(config, max_force, name)
         self.config = config
         first, last = (prepare(end, config.fix_atoms, name) for end in (atoms, final))
-        _require_ends(first, last, name)
+        check_ends(first, last, name)
         last.set_constraint(first.constraints)
         if not first.pbc.any() and not first.constraints:
             minimize_rotation_and_translation(first, last)
@@ -167,18 +166,3 @@ class ElasticBand(Search):
         self._optimizer.restore(state["optimizer"])
         self._shown = state["shown"]
         self.atoms = self.configurations[state["highest"] if self._shown is None else self._shown]
-
-
-def _require_ends(first: Atoms, last: Atoms, name: str) -> None:
-    """Refuse ends that do not belong together."""
-    where = f"trajectory {name!r}: sampler.final"
-    if len(first) != len(last) or (first.numbers != last.numbers).any():
-        raise SamplerError(
-            f"{where} holds {last.get_chemical_formula()}, the structure {first.get_chemical_formula()}: both ends "
-            "need the same atoms in the same order"
-        )
-    if (first.pbc != last.pbc).any() or np.abs(first.cell.array - last.cell.array).max() > 1e-6:
-        raise SamplerError(
-            f"{where} has the cell {last.cell.cellpar().round(4).tolist()}, pbc {last.pbc.tolist()}, the structure "
-            f"{first.cell.cellpar().round(4).tolist()}, {first.pbc.tolist()}: both ends need the same"
-        )

@@ -6,6 +6,7 @@ state, and a restart puts them back as they were.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,16 @@ class PlumedBias:
     def close(self) -> None:
         """End PLUMED and close its files."""
         self._plumed.plumed.finalize()
+
+
+def preview(lines: Sequence[str], atoms: Atoms) -> None:
+    """Have PLUMED read an input, and throw away what it writes.
+
+    Raises:
+        ConfigError: PLUMED is not installed, or refuses the input.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        PlumedBias(lines, Path(folder), atoms, timestep=1.0, thermal_energy=0.025).close()
 
 
 def read_files(folder: Path) -> dict[str, np.ndarray]:

@@ -64,6 +64,30 @@ def check_forces(atoms: Atoms, max_force: float, where: str, remedy: str) -> Non
         )
 
 
+def check_ends(first: Atoms, last: Atoms, name: str) -> None:
+    """Refuse two ends of a path that do not belong together.
+
+    Args:
+        first: the structure of the trajectory.
+        last: that of ``sampler.final``.
+        name: of the trajectory, for messages.
+
+    Raises:
+        ConfigError: other atoms, another order or another cell.
+    """
+    where = f"trajectory {name!r}: sampler.final"
+    if len(first) != len(last) or (first.numbers != last.numbers).any():
+        raise ConfigError(
+            f"{where} holds {last.get_chemical_formula()}, the structure {first.get_chemical_formula()}: both ends "
+            "need the same atoms in the same order"
+        )
+    if (first.pbc != last.pbc).any() or np.abs(first.cell.array - last.cell.array).max() > 1e-6:
+        raise ConfigError(
+            f"{where} has the cell {last.cell.cellpar().round(4).tolist()}, pbc {last.pbc.tolist()}, the structure "
+            f"{first.cell.cellpar().round(4).tolist()}, {first.pbc.tolist()}: both ends need the same"
+        )
+
+
 def check_same_atoms(state: Mapping[str, Any], atoms: Atoms, kind: str, name: str) -> None:
     """Refuse a state that another sampler saved, or one of another structure.
 

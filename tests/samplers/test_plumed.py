@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ideal.config import MolecularDynamicsConfig, PlumedConfig
 from ideal.errors import ConfigError, SamplerError
 from ideal.samplers import MolecularDynamics, PlumedDynamics
+from ideal.samplers.plumed_bias import preview
 from ideal.samplers.plumed_input import prepare_input
 
 from .double_well import MIDDLE, DoubleWell, pair
@@ -176,3 +177,10 @@ def test_metadynamics_fills_a_double_well(tmp_path: Path) -> None:
     assert 0.2 < right.mean() < 0.8
     assert np.count_nonzero(right[1:] != right[:-1]) > 4
     assert not Path("HILLS").exists()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_preview_reads_the_input_and_leaves_nothing() -> None:
+    preview(HILLS, pair())
+    with pytest.raises(ConfigError, match="PLUMED refuses it"):
+        preview(["m: METAD ARG=unknown PACE=1 HEIGHT=1 SIGMA=1"], pair())

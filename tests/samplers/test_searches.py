@@ -163,10 +163,10 @@ def test_every_image_can_be_shown_and_by_itself_the_highest_is() -> None:
 def test_ends_must_belong_together() -> None:
     initial, final = hop()
     config = ElasticBandConfig(final=ANYWHERE)
-    with pytest.raises(SamplerError, match="same atoms in the same order"):
+    with pytest.raises(ConfigError, match="same atoms in the same order"):
         ElasticBand(initial, final[::-1], EMT(), config)
     final.set_cell(final.cell * 1.01)
-    with pytest.raises(SamplerError, match="both ends need the same"):
+    with pytest.raises(ConfigError, match="both ends need the same"):
         ElasticBand(initial, final, EMT(), config)
     with pytest.raises(ConfigError, match="other end"):
         make_sampler(config, initial, EMT(), seed=0)
