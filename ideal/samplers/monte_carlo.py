@@ -221,8 +221,7 @@ class MonteCarlo:
 
     def _accept(self, trial: Trial, surface: float, hurdle: float) -> bool:
         """Take the trial where the hurdle, ln of a uniform random number, is passed."""
-        core = self.config.moves.core
-        if core and overlaps(trial.atoms, core):
+        if overlaps(trial.atoms, self.config.moves.core):
             return False
         energy, u = self._evaluate(trial.atoms)
         rise = (energy - self.tau * u - surface) / (units.kB * self.config.temperature)

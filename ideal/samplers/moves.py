@@ -140,46 +140,42 @@ class Hop:
 
     def propose(self, atoms: Atoms, size: float, rng: np.random.Generator) -> Trial | None:
         """See `Move`."""
-        site_of = self._assign(atoms)
-        empty = np.setdiff1d(np.arange(len(self.sites)), site_of)
+        sites = self.sites @ atoms.cell.array
+        site_of = self._nearest(atoms, sites, atoms.positions)
+        empty = np.setdiff1d(np.arange(len(sites)), site_of)
         if not empty.size:
             return None
         target = rng.choice(empty)
-        near = self._near(atoms, site_of, target)
+        vectors, near = self._near(atoms, sites, site_of, target)
         if not near.size:
             return None
         atom = rng.choice(near)
         source = site_of[atom]
         trial = atoms.copy()
-        trial.positions[atom] += self._vector(atoms, source, target)
-        back = self._assign(trial)
-        left = np.setdiff1d(np.arange(len(self.sites)), back)
+        trial.positions[atom] -= vectors[source]
+        back = site_of.copy()
+        back[atom] = self._nearest(trial, sites, trial.positions[[atom]])[0]
+        left = np.setdiff1d(np.arange(len(sites)), back)
         if back[atom] != target or source not in left:
             return None
-        choices, choices_back = empty.size * near.size, left.size * self._near(trial, back, source).size
-        return Trial(trial, float(np.log(choices / choices_back)))
+        _, near_back = self._near(trial, sites, back, source)
+        return Trial(trial, float(np.log(empty.size * near.size / (left.size * near_back.size))))
 
-    def _assign(self, atoms: Atoms) -> IntArray:
-        """The nearest site of every atom."""
-        vectors = atoms.positions[:, None] - (self.sites @ atoms.cell.array)[None]
-        _, distances = find_mic(vectors.reshape(-1, 3), atoms.cell, atoms.pbc)
-        nearest: IntArray = distances.reshape(len(atoms), -1).argmin(axis=1)
+    def _nearest(self, atoms: Atoms, sites: FloatArray, positions: FloatArray) -> IntArray:
+        """The site nearest to each position."""
+        _, distances = find_mic((positions[:, None] - sites[None]).reshape(-1, 3), atoms.cell, atoms.pbc)
+        nearest: IntArray = distances.reshape(len(positions), -1).argmin(axis=1)
         return nearest
 
-    def _near(self, atoms: Atoms, site_of: IntArray, target: int) -> IntArray:
-        """Free atoms whose site is near the target."""
-        sites = self.sites @ atoms.cell.array
-        _, distances = find_mic(sites[site_of[self.free]] - sites[target], atoms.cell, atoms.pbc)
-        return self.free[distances <= self.radius]
-
-    def _vector(self, atoms: Atoms, source: int, target: int) -> FloatArray:
-        vector, _ = find_mic((self.sites[target] - self.sites[source]) @ atoms.cell.array, atoms.cell, atoms.pbc)
-        return np.asarray(vector)
+    def _near(self, atoms: Atoms, sites: FloatArray, site_of: IntArray, target: int) -> tuple[FloatArray, IntArray]:
+        """Vectors from a site to all sites, and the free atoms whose site is near it."""
+        vectors, distances = find_mic(sites - sites[target], atoms.cell, atoms.pbc)
+        return np.asarray(vectors), self.free[distances[site_of[self.free]] <= self.radius]
 
 
 def overlaps(atoms: Atoms, core: float) -> bool:
     """Whether two atoms are nearer than ``core`` times the sum of their covalent radii."""
-    return bool(len(neighbor_list("i", atoms, core * covalent_radii[atoms.numbers])))
+    return core > 0 and bool(len(neighbor_list("i", atoms, core * covalent_radii[atoms.numbers])))
 
 
 def make_moves(config: MonteCarloConfig, atoms: Atoms, name: str) -> dict[str, Move]:
