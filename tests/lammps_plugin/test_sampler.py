@@ -14,8 +14,9 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.lammps import Prism
+from ase.io import read
 
-from ideal.config import LammpsSamplerConfig, MolecularDynamicsConfig
+from ideal.config import LammpsSamplerConfig, MolecularDynamicsConfig, load_config
 from ideal.errors import ConfigError, SamplerError
 from ideal.models.calculator import IdealCalculator
 from ideal.models.m3gnet import M3GNetPotential
@@ -30,6 +31,7 @@ from .test_pair_ideal import network
 pytestmark = pytest.mark.lammps
 several_ranks = pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lammps_sampler"
 NVE = "units metal\nread_data ${data}\nfix move all nve\ntimestep 0.002\nthermo 10\n"
 HOT = NVE.replace("fix", "velocity all create 900 ${seed}\nfix")
 LJ = "pair_style lj/cut 6.0\npair_coeff * * 0.05 2.6\n"
@@ -282,6 +284,20 @@ def test_python_may_score_and_no_plugin_is_needed(make: Make, uncertainty: SoapM
     assert sampler._source.plugin is None
     sampler.advance(5)
     assert np.array_equal(sampler.observe(uncertainty).u, uncertainty.atomic(sampler.atoms))
+
+
+def test_the_example(plugin: Path, tmp_path: Path, model: IdealCalculator, uncertainty: SoapMahalanobis) -> None:
+    """Its walls stay cold, what is between them is heated, u is dumped."""
+    config = load_config(EXAMPLE / "config.yaml").trajectories[0]
+    atoms = read(config.structure).repeat(config.repeat)
+    options = config.sampler.model_copy(update={"plugin": plugin})
+    sampler = LammpsSampler(atoms, model, options, 0, max_force=1e3, uncertainty=uncertainty, folder=tmp_path)
+    start = sampler.atoms.positions.copy()
+    sampler.advance(50)
+    moved = np.abs(sampler.atoms.positions - start).max(axis=1)
+    assert np.array_equal(moved == 0, start[:, 2] <= 3.0)
+    assert (tmp_path / "heating.dump").read_text().count("ITEM: TIMESTEP") == 2
+    sampler.close()
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
