@@ -20,6 +20,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
 from ideal.errors import SamplerError, UncertaintyError
+from ideal.models.calculator import is_same_structure
 from ideal.records import FloatArray
 from ideal.uncertainty.base import TotalUncertainty
 
@@ -89,6 +90,10 @@ class BiasedSurface(Calculator):
         if (tau, stress_tau) != (self._tau, self._stress_tau):
             self._tau, self._stress_tau = tau, stress_tau
             self.results = {}
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure last evaluated."""
+        return [] if is_same_structure(self.atoms, atoms) else super().check_state(atoms, tol=tol)
 
     def gradient(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
         """u, du/d(positions) (n_atoms, 3) and du/d(strain) (3, 3) of ``atoms``."""
