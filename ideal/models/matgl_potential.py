@@ -83,18 +83,30 @@ class MatglPotential(EdgePotential):
             raise TrainingError(f"{path}: {error.filename} is missing; copy the whole matgl folder") from None
         except Exception as error:  # torch.load raises many kinds for a file that is not a plain state dictionary
             raise TrainingError(f"{path}: not a readable matgl model ({error}); download it again") from error
-        arguments = description.get("kwargs", {})
-        inner = arguments.get("model") if description.get("@class") == "Potential" else None
-        kind = inner.get("@class") if isinstance(inner, dict) else description.get("@class")
+        if not isinstance(state, Mapping):
+            raise TrainingError(f"{path / 'state.pt'}: not a dictionary of arrays; download the model again")
+        try:
+            is_potential = description["@class"] == "Potential"
+            arguments = description["kwargs"]
+            inner = arguments["model"] if is_potential else description
+            kind, architecture = inner["@class"], inner["init_args"] if is_potential else arguments
+            elements = list(architecture["element_types"])
+            repulsion = bool(arguments.get("calc_repuls"))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{path / 'model.json'}: not what matgl writes ({type(error).__name__}: {error}); "
+                "download the model again"
+            ) from None
         if kind != cls.NETWORK:
             raise TrainingError(f"{path}: holds a {kind}, not a {cls.NETWORK}; set `model.type` accordingly")
-        if arguments.get("calc_repuls"):
+        if repulsion:
             raise TrainingError(f"{path}: has a nuclear repulsion term, which IDEAL lacks; use another model")
-        architecture = inner["init_args"] if isinstance(inner, dict) else arguments
-        model = cls.construct(architecture)
-        prefix = "model." if isinstance(inner, dict) else ""
+        try:
+            model = cls.construct(architecture)
+        except TrainingError as error:
+            raise TrainingError(f"{path / 'model.json'}: {error}") from error
+        prefix = "model." if is_potential else ""
         fill(model, {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, str(path))
-        elements = architecture["element_types"]
         return cls(
             model,
             architecture,
