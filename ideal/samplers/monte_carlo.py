@@ -164,6 +164,12 @@ class MonteCarlo:
             values |= {"tau": self.tau, "u": u, "bias_energy": -self.tau * u}
         return values
 
+    @property
+    def conclusion(self) -> str:
+        """Shares of accepted trials, at the end; empty before."""
+        shares = (f"{move} {100 * taken / tried:.0f} %" for move, (tried, taken) in self._counts.items() if tried)
+        return f"accepted: {', '.join(shares)}" if self.finished else ""
+
     # --- moving -------------------------------------------------------------------------------------------------------
 
     def advance(self, n: int) -> None:

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.constraints import FixAtoms
 
-from ideal.config import BiasConfig, BiasedDynamicsConfig, MolecularDynamicsConfig
+from ideal import IdealCalculator
+from ideal.config import BiasConfig, BiasedDynamicsConfig, ModelConfig, MolecularDynamicsConfig
 from ideal.errors import ConfigError, SamplerError
+from ideal.models.m3gnet import M3GNetPotential
 from ideal.samplers import BiasedDynamics, MolecularDynamics, make_sampler
 from ideal.samplers.base import Sampler, observables
 from ideal.samplers.bias_strength import NormRatio
 from ideal.samplers.biased_surface import BiasedSurface
 from ideal.soap import SoapPowerSpectrum
 from ideal.uncertainty import SoapMahalanobis
+from ideal.uncertainty.committee import ModelCommittee
+from ideal.uncertainty.gradient_features import GradientFeatures
 from ideal.uncertainty.structure import PowerMean
 
 from .pair_potential import PairPotential, argon
@@ -296,6 +301,24 @@ def test_an_infinite_uncertainty_is_an_error() -> None:
     unknown = SoapMahalanobis(SoapPowerSpectrum(["Ar"], r_cut=4.5, n_max=3, l_max=2))
     with pytest.raises(SamplerError, match="the bias has no gradient here"):
         make(unknown, bias={"tau": 0.1}).advance(1)
+
+
+@pytest.mark.slow
+def test_other_uncertainties_drive_too() -> None:
+    """A committee and gradient features, atom by atom and by their own number of the structure."""
+    size = ModelConfig(n_blocks=1, units=8, max_n=2, max_l=2)
+    models = [M3GNetPotential.new(size, ["Li"], seed=seed) for seed in range(2)]
+    start = bulk("Li", cubic=True)
+    start.rattle(0.1, seed=0)
+    for uncertainty in (ModelCommittee(models), GradientFeatures(models[0], size=16)):
+        other = start.copy()
+        other.rattle(0.1, seed=1)
+        uncertainty.update([start, other])
+        for u in ("total", "p_norm"):
+            config = make_config(bias={"u": u, "burn_in": 2}, timestep=1)
+            dynamics = BiasedDynamics(start, IdealCalculator(models[0]), config, 0, uncertainty)
+            dynamics.advance(4)
+            assert dynamics.observables()["tau"] > 0
 
 
 def test_make_sampler(known: SoapMahalanobis) -> None:
