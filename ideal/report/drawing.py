@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from ideal.records import FloatArray
 from ideal.report.data import RunData
 from ideal.report.style import Theme, legend_above
 
-MOST_NAMES = 8  # more trajectories than this are drawn without a legend
+MOST_NAMES = 8  # of more trajectories than this a legend names the systems, of more systems nothing
 
 
 class NotDrawnError(Exception):
@@ -68,9 +68,11 @@ def run_time(run: RunData) -> TimeAxis:
     return TimeAxis.fitting(times)
 
 
-def colored(run_names: Iterable[str], theme: Theme) -> dict[str, str]:
-    """A color per trajectory, the same in every figure."""
-    return {name: theme.series[k % len(theme.series)] for k, name in enumerate(sorted(run_names))}
+def colored(run: RunData, theme: Theme) -> dict[str, str]:
+    """A color per trajectory, the same in every figure; where there are many, one per system."""
+    systems = systems_of(run)
+    keys = sorted(set(systems.values()))
+    return {name: theme.series[keys.index(systems[name]) % len(theme.series)] for name in trajectory_names(run)}
 
 
 def trajectory_names(run: RunData) -> list[str]:
@@ -78,9 +80,27 @@ def trajectory_names(run: RunData) -> list[str]:
     return sorted({*run.log.traces, *run.frames})
 
 
-def name_trajectories(axes: Axes, count: int, force: bool = False) -> None:
-    """A legend, unless there is one trajectory only (and nothing else to name) or too many."""
-    if force or 1 < count <= MOST_NAMES:
+def systems_of(run: RunData) -> dict[str, str]:
+    """What stands for a trajectory in a legend: itself, where there are many the name of its structure's file."""
+    names = trajectory_names(run)
+    structures = {one.name: one.structure.stem for one in run.config.trajectories} if run.config else {}
+    if len(names) > MOST_NAMES and all(name in structures for name in names):
+        return {name: structures[name] for name in names}
+    return {name: name for name in names}
+
+
+def name_trajectories(axes: Axes, run: RunData, colors: Mapping[str, str], count: int, force: bool = False) -> None:
+    """A legend, unless there is one trajectory only (and nothing else to name) or too many; of systems where many."""
+    systems = {system: colors[name] for name, system in systems_of(run).items()}
+    if count <= MOST_NAMES:
+        if force or count > 1:
+            legend_above(axes)
+    elif len(systems) <= MOST_NAMES:
+        for line in axes.lines:
+            line.set_label("_" + str(line.get_label()))
+            line.set_linewidth(0.6 * line.get_linewidth())
+        for system, color in systems.items():
+            axes.plot([], [], color=color, label=system)
         legend_above(axes)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ideal.report import figures_calibration, figures_dynamics, figures_learning
 from ideal.report.data import RunData
 from ideal.report.derived import Derived
-from ideal.report.drawing import Drawing, NotDrawnError
+from ideal.report.drawing import Drawing, NotDrawnError, trajectory_names
 from ideal.report.style import DARK, LIGHT, Theme, themed, to_png
 
 UNCERTAINTY = "Uncertainty in eV/Å"
@@ -25,6 +25,7 @@ class FigureSpec:
         title, caption: what stands above and below it.
         draw: makes it; raises `NotDrawnError` when there is nothing to show.
         wide: takes the whole width of the page.
+        several: says something of several trajectories only; left out where there is one.
     """
 
     name: str
@@ -33,6 +34,7 @@ class FigureSpec:
     caption: str
     draw: Callable[[RunData, Derived, Theme], Drawing]
     wide: bool = False
+    several: bool = False
 
 
 FIGURES: tuple[FigureSpec, ...] = (
@@ -119,6 +121,14 @@ FIGURES: tuple[FigureSpec, ...] = (
         figures_dynamics.labels,
     ),
     FigureSpec(
+        "labels_by_trajectory",
+        "Dynamics",
+        "Labels by trajectory",
+        "Reference calculations asked for by each trajectory: more where there is more to learn.",
+        figures_dynamics.labels_by_trajectory,
+        several=True,
+    ),
+    FigureSpec(
         "msd",
         "Structure",
         "Mean squared displacement",
@@ -185,7 +195,10 @@ class MissingFigure:
 
 def render(run: RunData, derived: Derived) -> Iterator[RenderedFigure | MissingFigure]:
     """Draw every figure in both themes, in the order of `FIGURES`."""
+    several = len(trajectory_names(run)) > 1
     for spec in FIGURES:
+        if spec.several and not several:
+            continue
         try:
             light, alt = _draw(spec, run, derived, LIGHT)
             dark, _ = _draw(spec, run, derived, DARK)

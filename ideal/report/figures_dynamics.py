@@ -15,7 +15,7 @@ from ideal.report.drawing import (
     colored,
     name_trajectories,
     run_time,
-    trajectory_names,
+    systems_of,
 )
 from ideal.report.log import Trace
 from ideal.report.style import Theme, legend_above, log_scale, new_figure
@@ -24,7 +24,7 @@ from ideal.report.style import Theme, legend_above, log_scale, new_figure
 def temperature(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     """Instantaneous temperature, and what the thermostat aims at."""
     traces = _traces(run)
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     figure = new_figure()
     axes = figure.add_subplot()
     words = []
@@ -45,14 +45,14 @@ def temperature(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     axes.set_ylabel("temperature (K)")
     axes.set_ylim(bottom=0)
     time.label(axes)
-    name_trajectories(axes, len(traces), force=named and len(traces) <= MOST_NAMES)
+    name_trajectories(axes, run, colors, len(traces), force=named and len(traces) <= MOST_NAMES)
     return Drawing(figure, f"Temperature against simulated time: {_few(words)}.")
 
 
 def potential_energy(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     """Potential energy, per atom where the number of atoms is known."""
     traces = _traces(run)
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     sizes = {name: len(run.frames[name].atoms[0]) for name in traces if name in run.frames}
     per_atom = all(name in sizes for name in traces)
     unit = "eV/atom" if per_atom else "eV"
@@ -65,14 +65,14 @@ def potential_energy(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         words.append(f"{name} goes from {energy[0]:.4g} to {energy[-1]:.4g} {unit}")
     axes.set_ylabel(f"potential energy ({unit})")
     time.label(axes)
-    name_trajectories(axes, len(traces))
+    name_trajectories(axes, run, colors, len(traces))
     return Drawing(figure, f"Potential energy against simulated time: {_few(words)}.")
 
 
 def uncertainty(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     """Largest uncertainty of the frame, the threshold, and the frames that earned labels."""
     traces = _traces(run)
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     figure = new_figure()
     axes = figure.add_subplot()
     single = len(traces) == 1
@@ -116,7 +116,7 @@ def uncertainty(run: RunData, derived: Derived, theme: Theme) -> Drawing:
         axes.set_ylim(bottom=0)
     axes.set_ylabel("largest uncertainty u of the frame")
     time.label(axes)
-    name_trajectories(axes, len(traces), force=len(traces) <= MOST_NAMES)
+    name_trajectories(axes, run, colors, len(traces), force=len(traces) <= MOST_NAMES)
     return Drawing(figure, f"Largest uncertainty against simulated time: {_few(words)}.")
 
 
@@ -125,7 +125,7 @@ def labels(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     online = [label for label in run.log.labels if label.trajectory in run.log.traces]
     if not online:
         raise NotDrawnError("the dynamics has asked for no label")
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     names = sorted({label.trajectory for label in online})
     figure = new_figure()
     axes = figure.add_subplot()
@@ -154,8 +154,36 @@ def labels(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     time.label(axes)
-    name_trajectories(axes, len(names), force=single)
+    name_trajectories(axes, run, colors, len(names), force=single)
     return Drawing(figure, f"Cumulative labels against simulated time: {_few(words)}.")
+
+
+def labels_by_trajectory(run: RunData, derived: Derived, theme: Theme) -> Drawing:
+    """How many labels each trajectory has asked for."""
+    names = list(_traces(run))
+    colors = colored(run, theme)
+    counts = {state: [_count(run, name, state) for name in names] for state in ("done", "failed", "waiting")}
+    figure = new_figure(height=1.2 + 0.26 * len(names))
+    axes = figure.add_subplot()
+    places = np.arange(len(names))[::-1]
+    axes.barh(places, counts["done"], color=[colors[name] for name in names])
+    left = np.array(counts["done"], dtype=float)
+    for state, color in (("failed", theme.bad), ("waiting", theme.muted)):
+        if any(counts[state]):
+            axes.barh(places, counts[state], left=left, color="none", edgecolor=color, hatch="///", label=state)
+        left += counts[state]
+    axes.set_yticks(places, names)
+    axes.set_xlabel("labels")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False, axis="y")
+    legend_above(axes)
+    words = [f"{name} {done}" for name, done in zip(names, counts["done"], strict=True)]
+    return Drawing(figure, f"Labels done by trajectory: {', '.join(words)}.")
+
+
+def _count(run: RunData, name: str, state: str) -> int:
+    return sum(label.trajectory == name and label.state == state for label in run.log.labels)
 
 
 def displacement(run: RunData, derived: Derived, theme: Theme) -> Drawing:
@@ -163,7 +191,7 @@ def displacement(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     structures = {name: s for name, s in derived.structures.items() if len(s.msd) > 1}
     if not structures:
         raise NotDrawnError("fewer than two frames were written")
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     figure = new_figure()
     axes = figure.add_subplot()
     words = []
@@ -173,7 +201,7 @@ def displacement(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     axes.set_ylabel("mean squared displacement (Å²)")
     axes.set_ylim(bottom=0)
     time.label(axes)
-    name_trajectories(axes, len(structures))
+    name_trajectories(axes, run, colors, len(structures))
     return Drawing(figure, f"Mean squared displacement against simulated time: {_few(words)}.")
 
 
@@ -184,7 +212,8 @@ def radial(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     }
     if not pairs:
         raise NotDrawnError("fewer than two frames were written, or they are too large")
-    shown = list(pairs)[:4]
+    systems = systems_of(run)
+    shown = list({systems.get(name, name): name for name in reversed(pairs)}.values())[::-1][:4]  # the first of each
     figure = new_figure(height=3.7 if len(shown) == 1 else 1.0 + 2.0 * len(shown))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     words = []
@@ -216,7 +245,7 @@ def order(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     structures = {name: s for name, s in derived.structures.items() if len(s.order) > 1}
     if not structures:
         raise NotDrawnError("fewer than two frames were written, or they are too large")
-    time, colors = run_time(run), colored(trajectory_names(run), theme)
+    time, colors = run_time(run), colored(run, theme)
     figure = new_figure()
     axes = figure.add_subplot()
     words = []
@@ -226,7 +255,7 @@ def order(run: RunData, derived: Derived, theme: Theme) -> Drawing:
     axes.set_ylabel("bond order q₆, averaged")
     axes.set_ylim(0, max(0.6, max(float(s.order.max()) for s in structures.values()) * 1.05))
     time.label(axes)
-    name_trajectories(axes, len(structures))
+    name_trajectories(axes, run, colors, len(structures))
     return Drawing(figure, f"Mean bond order q6 against simulated time: {_few(words)}.")
 
 

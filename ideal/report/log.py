@@ -150,6 +150,8 @@ class RunLog:
         finished: whether the run came to its end.
         failed_trajectories: reason by trajectory.
         conclusions: how those ended that have something to say about it.
+        restarts: the "trajectory_restarted" events as they stand, by trajectory.
+        stopped: the stop rule that ended the dynamics, in words; empty: none has.
         calibrated: the "calibrated" events as they stand, one per frame that led to one.
         budget_spent: the "label_budget_spent" event as it stands; empty without one.
         n_unreadable: lines that are no event.
@@ -166,6 +168,8 @@ class RunLog:
     finished: bool = False
     failed_trajectories: Mapping[str, str] = field(default_factory=dict)
     conclusions: Mapping[str, str] = field(default_factory=dict)
+    restarts: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    stopped: str = ""
     calibrated: tuple[Mapping[str, Any], ...] = ()
     budget_spent: Mapping[str, Any] = field(default_factory=dict)
     n_unreadable: int = 0
@@ -234,6 +238,8 @@ def read_log(path: Path) -> RunLog:
             for event in _named(events, "trajectory_finished")
             if event.get("conclusion")
         },
+        restarts=_restarts(events),
+        stopped=_stopped(events),
         calibrated=tuple(
             {(event.get("trajectory"), event.get("step")): event for event in _named(events, "calibrated")}.values()
         ),
@@ -256,6 +262,22 @@ def _uncertainty(check: Mapping[str, Any]) -> float:
 
 def _named(events: Iterable[Mapping[str, Any]], *names: str) -> list[Mapping[str, Any]]:
     return [event for event in events if event["event"] in names]
+
+
+def _restarts(events: list[dict[str, Any]]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for event in _named(events, "trajectory_restarted"):
+        found.setdefault(str(event.get("trajectory", "")), []).append(event)
+    return {name: tuple(its) for name, its in found.items()}
+
+
+def _stopped(events: list[dict[str, Any]]) -> str:
+    """What ended the dynamics last, unless the run was resumed with other rules since."""
+    ends = _named(events, "dynamics_stopped", "run_finished")
+    last = ends[-1] if ends else {}
+    if last.get("event") == "run_finished":
+        return str((last.get("summary") or {}).get("ended_by") or "")
+    return str(last.get("reason") or "")
 
 
 def _cells(events: list[dict[str, Any]]) -> tuple[Cell, ...]:

@@ -12,10 +12,13 @@ from typing import Any
 from ideal.config import GpawConfig, ModelConfig
 from ideal.report.calibration import Interval
 from ideal.report.data import RunData
-from ideal.report.drawing import duration, run_time
+from ideal.report.drawing import MOST_NAMES, duration, run_time, systems_of
+from ideal.report.log import Trace
 from ideal.report.words import percent_range
 
 Row = tuple[str, str]
+
+_STATES = ("done", "failed", "waiting")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,64 @@ class Table:
 
     title: str
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of several columns under a heading."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def trajectory_grid(run: RunData) -> Grid | None:
+    """All trajectories at a glance; None where there is but one."""
+    names = _names(run)
+    if len(names) < 2:
+        return None
+    columns = ("trajectory", "state", "step", "T (K)", "max u / threshold", "labels", "failed", "restarts", "reason")
+    return Grid("Trajectories", columns, tuple(_grid_row(run, name) for name in names))
+
+
+def _grid_row(run: RunData, name: str) -> tuple[str, ...]:
+    log, trace = run.log, run.log.traces.get(name)
+    planned = {one.name: one.sampler.steps for one in run.config.trajectories} if run.config else {}
+    restarts = log.restarts.get(name, ())
+    reason = log.failed_trajectories.get(name, "") or log.conclusions.get(name, "")
+    if not reason and restarts:
+        reason = f"went back from step {restarts[-1].get('step')}: {restarts[-1].get('reason')}"
+    counts = {state: sum(one.trajectory == name and one.state == state for one in log.labels) for state in _STATES}
+    waiting = f" ({counts['waiting']} to come)" if counts["waiting"] else ""
+    here = ("-", "-", "-") if trace is None else _here(trace, planned.get(name))
+    return (
+        name,
+        _state(run, name, trace, planned.get(name)),
+        *here,
+        f"{counts['done']}{waiting}",
+        f"{counts['failed']}",
+        f"{len(restarts)}",
+        reason,
+    )
+
+
+def _here(trace: Trace, steps: int | None) -> tuple[str, str, str]:
+    temperature = f"{trace.temperature[-1]:.0f}" if math.isfinite(trace.temperature[-1]) else "-"
+    of = f" of {steps:,}" if steps is not None else ""
+    return f"{int(trace.steps[-1]):,}{of}", temperature, f"{trace.max_u[-1]:.2f} / {trace.threshold[-1]:.2f}"
+
+
+def _state(run: RunData, name: str, trace: Trace | None, steps: int | None) -> str:
+    if name in run.log.failed_trajectories:
+        return "failed"
+    if name in run.log.conclusions or (trace is not None and steps is not None and trace.steps[-1] >= steps):
+        return "finished"
+    return "stopped" if run.log.stopped and run.state == "finished" else run.state
+
+
+def _names(run: RunData) -> list[str]:
+    configured = [trajectory.name for trajectory in run.config.trajectories] if run.config else []
+    return [*configured, *sorted({*run.frames, *run.log.traces} - set(configured))]
 
 
 def tiles(run: RunData) -> list[Tile]:
@@ -79,14 +140,21 @@ def tiles(run: RunData) -> list[Tile]:
 
 
 def tables(run: RunData) -> list[Table]:
-    """All tables of the report."""
+    """All tables of the report but the grid; of many trajectories those of each system's first."""
+    few = len(_names(run)) <= MOST_NAMES
     made = [
         Table("Results", tuple(_results(run))),
-        *(Table(f"Trajectory {name}", tuple(rows)) for name, rows in _trajectories(run)),
+        *(Table(f"Trajectory {name}", tuple(rows)) for name, rows in _trajectories(run) if few or _is_own(run, name)),
         Table("Model and reference", tuple(_settings(run))),
         Table("Provenance", tuple(_provenance(run.provenance))),
     ]
     return [table for table in made if table.rows]
+
+
+def _is_own(run: RunData, name: str) -> bool:
+    """Whether the trajectory is the first of its system."""
+    systems = systems_of(run)
+    return next((other for other in systems if systems[other] == systems.get(name)), name) == name
 
 
 def factor(before: float, after: float) -> str:
@@ -109,6 +177,11 @@ def _results(run: RunData) -> Iterator[Row]:
         yield "Started", f"{datetime.datetime.fromtimestamp(log.started, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
     if run.wall_seconds > 0:
         yield "Wall time", duration(run.wall_seconds)
+    if run.log.stopped:
+        yield "Dynamics ended by", run.log.stopped
+    restarts = sum(map(len, log.restarts.values()))
+    if restarts:
+        yield "Returns to a good state", f"{restarts}, of {len(log.restarts)} trajectories"
     if run.n_initial:
         yield "Initial labels", f"{run.n_initial}"
     if log.labels:
@@ -149,7 +222,7 @@ def _results(run: RunData) -> Iterator[Row]:
 def _trajectories(run: RunData) -> Iterator[tuple[str, list[Row]]]:
     configured = {trajectory.name: trajectory for trajectory in run.config.trajectories} if run.config else {}
     time = run_time(run)
-    for name in sorted({*configured, *run.frames, *run.log.traces}):
+    for name in _names(run):
         rows: list[Row] = []
         if name in run.frames:
             atoms = run.frames[name].atoms[0]

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ideal.config import ModelConfig
+from ideal.engine.events import TrajectoryRestarted
 from ideal.engine.run_directory import RunDirectory
 from ideal.errors import ConfigError
 from ideal.report import write_report
@@ -22,7 +24,7 @@ from ideal.report.derived import GROUPS, Derived, derive
 from ideal.report.figures import FIGURES
 from ideal.report.html import page
 from ideal.report.style import LIGHT, to_png
-from ideal.report.summary import _model
+from ideal.report.summary import _model, trajectory_grid
 
 from .conftest import DONE, FAILED, STEPS, THRESHOLD, TIMESTEP, build
 
@@ -90,14 +92,14 @@ def written(finished_run: Path) -> Page:
 class TestFinishedRun:
     def test_every_figure_is_written_and_embedded(self, finished_run: Path, written: Page) -> None:
         names = sorted(path.name for path in (finished_run / "figures").iterdir())
-        assert names == sorted(f"{spec.name}.png" for spec in FIGURES)
+        assert names == sorted(f"{spec.name}.png" for spec in FIGURES if not spec.several)
         for path in (finished_run / "figures").iterdir():
             with Image.open(path) as image:
                 image.load()
                 assert image.width >= 1000
                 assert len(np.unique(np.asarray(image.convert("L")))) > 20
         images = [attributes for tag, attributes in written.tags if tag == "img"]
-        assert len(images) == len(FIGURES)
+        assert len(images) == sum(not spec.several for spec in FIGURES)
         assert all(len(attributes["alt"]) > 30 for attributes in images)
         assert all("nan" not in attributes["alt"].split() for attributes in images)
 
@@ -186,6 +188,45 @@ class TestManyTrajectories:
                 assert all(name in drawing.alt for name in ("cold", "hot", "surface"))
         table = [row[0] for row in without_figures(many_trajectories).rows]
         assert table.count("Simulated time") == 3
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten trajectories of two systems, one of which went back; a rule ended the run."""
+    names = tuple(f"{system}-{number}" for system in ("bulk", "slab") for number in range(1, 6))
+    path = build(tmp_path_factory.mktemp("crowd") / "crowd", trajectories=names, every=300)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    for one in config["trajectories"]:
+        one["structure"] = f"/nowhere/{one['name'].split('-')[0]}.xyz"
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
+    back = TrajectoryRestarted("slab-2", 90, 60, 1, 3, "the temperature is 9e5 K", time=0.0)
+    finished = json.loads(lines[-1])
+    finished["summary"] = {**finished.get("summary", {}), "ended_by": "stop.labels: 9 labels of 9 have arrived"}
+    (path / "events.jsonl").write_text("".join([*lines[:-1], back.to_json() + "\n", json.dumps(finished) + "\n"]))
+    return path
+
+
+class TestManySystems:
+    def test_grid_holds_every_trajectory(self, crowd: Path) -> None:
+        run = read_run(crowd)
+        grid = trajectory_grid(run)
+        assert grid is not None and len(grid.rows) == 10
+        rows = {row[0]: dict(zip(grid.columns, row, strict=True)) for row in grid.rows}
+        assert rows["slab-2"]["restarts"] == "1" and "9e5 K" in rows["slab-2"]["reason"]
+        assert rows["bulk-1"]["restarts"] == "0" and int(rows["bulk-1"]["labels"]) > 0
+        page = without_figures(crowd)
+        assert "stop.labels: 9 labels of 9 have arrived" in {row[1] for row in page.rows if len(row) > 1}
+
+    def test_figures_name_the_systems(self, crowd: Path) -> None:
+        run = read_run(crowd)
+        derived = derive(run)
+        for name in ("temperature", "uncertainty", "labels", "msd"):
+            spec = next(spec for spec in FIGURES if spec.name == name)
+            legend = spec.draw(run, derived, LIGHT).figure.axes[0].get_legend()
+            assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["bulk", "slab"]
+        bars = next(spec for spec in FIGURES if spec.name == "labels_by_trajectory").draw(run, derived, LIGHT)
+        assert [label.get_text() for label in bars.figure.axes[0].get_yticklabels()] == sorted(run.log.traces)
 
 
 class TestHostileText:
