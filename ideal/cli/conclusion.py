@@ -15,6 +15,7 @@ _STAGE_NAMES = {
     "io": "files",
 }
 _SMALLEST_SHARE = 0.01
+_MOST_NAMED = 8
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -38,6 +39,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Ended before the last step by {summary['ended_by']}. A larger limit and `resume` go on from there."
         )
+    ended = [trajectory for trajectory in summary.get("trajectories") or [] if trajectory.get("conclusion")]
+    lines += [f"{trajectory['name']}: {trajectory['conclusion']}." for trajectory in ended[:_MOST_NAMED]]
     restarted = [trajectory for trajectory in summary.get("trajectories") or [] if trajectory.get("restarts")]
     if restarted:
         number = sum(trajectory["restarts"] for trajectory in restarted)

@@ -84,6 +84,8 @@ def _failures(progress: RunProgress, directory: Path) -> None:
     for trajectory in progress.trajectories.values():
         if trajectory.state == "failed":
             typer.echo(f"Trajectory {trajectory.name} failed at step {trajectory.step}: {trajectory.reason}")
+        elif trajectory.conclusion:
+            typer.echo(f"Trajectory {trajectory.name} ended at step {trajectory.step}: {trajectory.conclusion}")
     restarted = [t for t in progress.trajectories.values() if t.restarts and t.state != "failed"]
     for trajectory in restarted[:_SHOWN_FAILURES]:
         times = "once" if trajectory.restarts == 1 else f"{trajectory.restarts} times"

@@ -33,6 +33,7 @@ class TrajectoryProgress:
     Attributes:
         state: not started, running, labelling (waits for its labels), training, finished, stopped (by a rule), failed.
         restarts: how often it went back to a good state; ``reason`` says why it did last, or why it failed.
+        conclusion: how a search or a ladder ended.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TrajectoryProgress:
     threshold: float | None = None
     restarts: int = 0
     reason: str = ""
+    conclusion: str = ""
 
 
 @dataclass
@@ -251,6 +253,7 @@ def _dynamics_stopped(run: RunProgress, event: Mapping[str, Any]) -> None:
 def _trajectory_finished(run: RunProgress, event: Mapping[str, Any]) -> None:
     trajectory = run.trajectory(event["trajectory"])
     trajectory.state, trajectory.step = "finished", event.get("step", trajectory.step)
+    trajectory.conclusion = event.get("conclusion", "")
 
 
 def _trajectory_failed(run: RunProgress, event: Mapping[str, Any]) -> None:

@@ -81,8 +81,8 @@ class Mover:
                     continue
                 if trajectory.sampler.finished:
                     trajectory.status = TrajectoryStatus.FINISHED
-                    end = TrajectoryFinished(trajectory.name, trajectory.step, self._conclusion(trajectory))
-                    self._journal.tell(end)
+                    trajectory.conclusion = self._conclusion(trajectory)
+                    self._journal.tell(TrajectoryFinished(trajectory.name, trajectory.step, trajectory.conclusion))
                     found[trajectory.name] = None
                 else:
                     to_advance.append(trajectory)

@@ -26,6 +26,7 @@ class TrajectorySummary:
         step: MD steps taken.
         reason: why it failed, or went back last.
         restarts: how often it went back to a good state.
+        conclusion: how a search or a ladder ended.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TrajectorySummary:
     step: int
     reason: str = ""
     restarts: int = 0
+    conclusion: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def summarize(
         directory=path,
         labels=replace(journal.counters),
         trajectories=tuple(
-            TrajectorySummary(t.name, t.status.value, t.step, t.reason, t.restarts) for t in trajectories
+            TrajectorySummary(t.name, t.status.value, t.step, t.reason, t.restarts, t.conclusion) for t in trajectories
         ),
         steps=sum(trajectory.step for trajectory in trajectories),
         updates=learner.updates if learner else 0,

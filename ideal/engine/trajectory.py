@@ -77,6 +77,7 @@ class Trajectory:
         restarts: how often it went back there.
         setbacks: how often in a row without getting past `trouble_step`, the farthest step at which it had to.
         reason: why it failed, or went back last.
+        conclusion: how it ended, of samplers that have something to say about it.
     """
 
     config: TrajectoryConfig
@@ -97,6 +98,7 @@ class Trajectory:
     setbacks: int = 0
     trouble_step: int = -1
     reason: str = ""
+    conclusion: str = ""
 
     @property
     def name(self) -> str:
@@ -138,6 +140,7 @@ class Trajectory:
             "setbacks": self.setbacks,
             "trouble_step": self.trouble_step,
             "reason": self.reason,
+            "conclusion": self.conclusion,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -163,3 +166,4 @@ class Trajectory:
         self.setbacks = state.get("setbacks", 0)
         self.trouble_step = state.get("trouble_step", -1)
         self.reason = state["reason"]
+        self.conclusion = state.get("conclusion", "")

@@ -106,27 +106,25 @@ def test_temperatures_must_rise() -> None:
 
 @pytest.mark.physics
 def test_every_temperature_keeps_its_canonical_distribution() -> None:
-    """The share of the upper one of two wells, against quadrature."""
-    well = DoubleWell(barrier=0.04, tilt=0.008)
+    """Mean potential energies against quadrature; exchanges are so frequent that a wrong rule would mix them."""
+    well = DoubleWell(barrier=0.015, tilt=0.006)
     atoms = pair(MIDDLE + HALF)
+    atoms.symbols[:] = "He"  # fast: sixteen steps a period
     atoms.set_constraint(FixAtoms([0]))
     config = ReplicaExchangeConfig(
-        temperatures=[80.0, 160.0], exchange_every=5, timestep=10.0, friction=0.01, steps=8_000
+        temperatures=[60.0, 180.0], exchange_every=4, timestep=10.0, friction=0.01, steps=5000
     )
     replicas = ReplicaExchange(atoms, well, config, seed=11)
     replicas.advance(200)
-    distances: list[list[float]] = []
+    energies: list[list[float]] = []
     while not replicas.finished:
-        replicas.advance(5)
-        distances.append([replica.get_distance(0, 1) for replica in replicas.configurations])
-    upper = np.array(distances) > MIDDLE
-    for shares, temperature in zip(upper.T, config.temperatures, strict=True):
-        grid = np.linspace(MIDDLE - 3 * HALF, MIDDLE + 3 * HALF, 2001)
-        density = well.density(grid, temperature)
-        expected = density[grid > MIDDLE].sum() / density.sum()
-        blocks = shares[: len(shares) // 20 * 20].reshape(20, -1).mean(axis=1)
+        replicas.advance(4)
+        energies.append([replica.get_potential_energy() for replica in replicas.configurations])
+    distances = np.linspace(MIDDLE - 3 * HALF, MIDDLE + 3 * HALF, 2001)
+    for sampled, temperature in zip(np.array(energies).T, config.temperatures, strict=True):
+        expected = float(np.average(well.profile(distances), weights=well.density(distances, temperature)))
+        blocks = sampled[: len(sampled) // 20 * 20].reshape(20, -1).mean(axis=1)
         error = blocks.std(ddof=1) / np.sqrt(len(blocks))
-        assert error < 0.06
+        assert error < 0.1 * units.kB * temperature
         assert abs(blocks.mean() - expected) < 4 * error, (temperature, blocks.mean(), expected, error)
-        print(temperature, blocks.mean(), expected, error)
-    assert all(0.2 < share < 1 for share in replicas.observables().values())
+    assert all(0.2 < share < 0.9 for share in replicas.observables().values())
