@@ -79,6 +79,7 @@ class ElasticBand(Search):
         self._use(calculator)
         self._optimizer = make_optimizer(config.optimizer, self._band, config.max_move)
         self._shown: int | None = None
+        self._highest = len(self.configurations) // 2  # before the energies are known
         self.atoms = self.configurations[self._highest]
 
     # --- many configurations ------------------------------------------------------------------------------------------
@@ -92,13 +93,6 @@ class ElasticBand(Search):
     def energies(self) -> FloatArray:
         """(n_images + 2,) eV."""
         return np.array([image.get_potential_energy() for image in self.configurations])
-
-    @property
-    def _highest(self) -> int:
-        """The highest image between the ends; the middle one before the energies are known."""
-        if self._band.energies is None:
-            return len(self.configurations) // 2
-        return 1 + int(np.argmax(self._band.energies[1:-1]))
 
     # --- the search ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +111,7 @@ class ElasticBand(Search):
             self._band.climb = True
             self._optimizer.forget_gradient()
         self._optimizer.step()
-        self._band.get_forces()  # the energies that say which image is the highest
+        self._highest = 1 + int(np.argmax(self.energies[1:-1]))
         self.show(None)
 
     def _check(self, where: str) -> None:
@@ -164,5 +158,5 @@ class ElasticBand(Search):
             image.set_positions(positions, apply_constraint=False)
         self._band.climb = bool(state["climbing"])
         self._optimizer.restore(state["optimizer"])
-        self._shown = state["shown"]
-        self.atoms = self.configurations[state["highest"] if self._shown is None else self._shown]
+        self._highest = int(state["highest"])
+        self.show(state["shown"])

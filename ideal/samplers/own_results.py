@@ -8,6 +8,8 @@ from typing import ClassVar
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
+from ideal.models.calculator import is_same_structure
+
 
 class OwnResults(Calculator):
     """Asks another calculator for energy and forces, and remembers them for its own configuration.
@@ -26,6 +28,10 @@ class OwnResults(Calculator):
     def __init__(self, shared: BaseCalculator) -> None:
         super().__init__()
         self._shared = shared
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure last evaluated."""
+        return [] if is_same_structure(self.atoms, atoms) else super().check_state(atoms, tol=tol)
 
     def calculate(
         self,

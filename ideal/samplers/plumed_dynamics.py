@@ -16,6 +16,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
 from ideal.config import PlumedConfig
+from ideal.models.calculator import is_same_structure
 from ideal.records import FloatArray
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.samplers.plumed_bias import PlumedBias, cut_back, read_files, sizes, write_files
@@ -64,6 +65,10 @@ class PlumedSurface(Calculator):
         """Take another surface below; the bias of the present positions stays."""
         self.physical = physical
         self.reset()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure last evaluated."""
+        return [] if is_same_structure(self.atoms, atoms) else super().check_state(atoms, tol=tol)
 
     def calculate(
         self,
