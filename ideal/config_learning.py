@@ -73,6 +73,11 @@ class ModelConfig(Section):
     threebody_cutoff: Length = Field(4.0, gt=0, description="M3GNet's three-body cutoff in Å.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     threads: int = Field(1, ge=1, description="Threads of torch on the CPU.")
+    precision: Literal["float32", "float64"] = Field(
+        "float32",
+        description="float64: dynamics and training in double precision, about four times as expensive. A model that "
+        "was saved in float64 stays so.",
+    )
     chunk_atoms: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="Atoms evaluated at a time, layer by layer; auto: as many as suit the processor's cache. Memory "

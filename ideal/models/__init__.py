@@ -31,7 +31,10 @@ def make_potential(config: ModelConfig, elements: Sequence[str], seed: int) -> T
     from ideal.errors import TrainingError
 
     known = config.elements or list(elements)
-    potential = _new(config, known, seed) if config.path is None else load_potential(config.path, config)
+    if config.path is None:
+        potential = _in_precision(_new(config, known, seed), config)
+    else:
+        potential = load_potential(config.path, config)
     missing = sorted(set(elements) - set(potential.elements))
     if missing:
         source = config.path or "`model.elements`"
@@ -48,15 +51,20 @@ def load_potential(path: str | Path, config: ModelConfig | None = None) -> Train
     Args:
         path: folder that a potential was saved to; for M3GNet and TensorNet also a folder of matgl or the name of one
             of its pretrained models.
-        config: device, threads, chunks, and its kind where the folder does not say; None: the defaults.
+        config: device, threads, chunks, precision, and its kind where the folder does not say; None: the defaults.
 
     Raises:
-        TrainingError: nothing there, of another kind, or damaged.
+        TrainingError: nothing there, of another kind, or damaged; a custom model without ``double``.
     """
     from ideal.config import ModelConfig
-    from ideal.models.device import Device
 
     settings = config or ModelConfig()
+    return _in_precision(_loaded(path, settings), settings)
+
+
+def _loaded(path: str | Path, settings: ModelConfig) -> TrainablePotential:
+    from ideal.models.device import Device
+
     device: Device = settings.device
     chunk_atoms = None if settings.chunk_atoms == "auto" else settings.chunk_atoms
     if settings.type == "custom":
@@ -85,6 +93,20 @@ def _new(config: ModelConfig, elements: Sequence[str], seed: int) -> TrainablePo
     from ideal.models.m3gnet import M3GNetPotential
 
     return M3GNetPotential.new(config, elements, seed)
+
+
+def _in_precision(potential: TrainablePotential, config: ModelConfig) -> TrainablePotential:
+    if config.precision == "float64":
+        double = getattr(potential, "double", None)
+        if double is None:
+            from ideal.errors import TrainingError
+
+            raise TrainingError(
+                f"model.precision: float64, but {type(potential).__name__} has no method `double`; write one, or "
+                "choose float32"
+            )
+        double()
+    return potential
 
 
 def _kind(path: Path) -> str:

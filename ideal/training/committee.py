@@ -4,6 +4,8 @@ Every member holds back its own part of the initial labels for validation; label
 in aims-PAX (Henkes et al. 2025) and AiiDA-TrainsPot (Bidoggia et al. 2025). The members share the neighbor graphs of
 the labels and are trained one after the other, so that memory is that of one training and k sets of weights. What
 their spread is worth as an uncertainty is the business of `ideal.uncertainty.committee`.
+
+For scripts: a run of the engine teaches one model, and takes its uncertainty from the distribution of environments.
 """
 
 from __future__ import annotations
