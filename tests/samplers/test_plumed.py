@@ -16,6 +16,7 @@ from ideal.samplers.plumed_bias import preview
 from ideal.samplers.plumed_input import prepare_input
 
 from .double_well import MIDDLE, DoubleWell, pair
+from .plumed_library import require_plumed
 
 HILLS = ["d: DISTANCE ATOMS=1,2", "m: METAD ARG=d PACE=5 HEIGHT=0.5 SIGMA=0.01", "PRINT ARG=d,m.bias FILE=COLVAR"]
 
@@ -63,12 +64,7 @@ def test_the_cell_must_stay() -> None:
 
 @pytest.fixture(scope="module")
 def kernel() -> None:
-    """Skip where the package or the library behind it is missing."""
-    plumed = pytest.importorskip("plumed")
-    try:
-        plumed.Plumed().finalize()
-    except RuntimeError as error:
-        pytest.skip(f"the plumed package finds no PLUMED: {error}")
+    require_plumed()
 
 
 def dynamics(folder: Path, lines: list[str], **changes: Any) -> PlumedDynamics:
