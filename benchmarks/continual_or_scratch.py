@@ -58,14 +58,17 @@ def _continual(
     seed: int,
 ) -> None:
     start = time.process_time()
-    dataset = Dataset(initial, config.dataset.validation_fraction, seed)
+    dataset = _dataset(config, training, initial, seed)
     trainer = Trainer(make_potential(config.model, _elements([*initial, *held_out]), seed), training, seed)
     trainer.pretrain(dataset.training, dataset.validation)
     _print(f"pretrained, seed {seed}", trainer.errors(held_out), "", start)
     start, undone = time.process_time(), 0
     for group in groups:
-        undone += trainer.update(group, dataset.training).rolled_back
-        dataset.add(group)
+        shown = _divide(dataset, group)
+        learned = {label.key for label in shown}
+        trainer.add_validation([label for label in group if label.key not in learned])
+        undone += trainer.update(shown, dataset.training).rolled_back
+        dataset.add(shown)
     _print("  + updates", trainer.errors(held_out), f"{undone}/{len(groups)}", start)
     start = time.process_time()
     summary = trainer.converge(dataset.training)
@@ -81,14 +84,24 @@ def _scratch(
     seed: int,
 ) -> None:
     start = time.process_time()
-    dataset = Dataset(initial, config.dataset.validation_fraction, seed)
+    dataset = _dataset(config, training, initial, seed)
     for group in groups:
-        dataset.add(group)
+        dataset.add(_divide(dataset, group))
     epochs = training.pretrain.epochs + training.final.epochs
     plan = training.model_copy(update={"pretrain": training.pretrain.model_copy(update={"epochs": epochs})})
     trainer = Trainer(make_potential(config.model, _elements([*initial, *held_out]), seed + 100), plan, seed)
     trainer.pretrain(dataset.training, dataset.validation)
     _print(f"scratch, {epochs} epochs, seed {seed}", trainer.errors(held_out), "", start)
+
+
+def _dataset(config: Config, training: TrainingConfig, initial: Sequence[Label], seed: int) -> Dataset:
+    return Dataset(initial, config.dataset.validation_fraction, seed, training.online.validation_fraction)
+
+
+def _divide(dataset: Dataset, group: Sequence[Label]) -> list[Label]:
+    """The labels of an update that are learned; those that only validate join the data set."""
+    held = {label.key for label in dataset.add(dataset.hold_back(group), validation=True)}
+    return [label for label in group if label.key not in held]
 
 
 def _groups(run: Path) -> list[list[Label]]:

@@ -7,15 +7,19 @@ a state's error since it was learned (forgetting), and the CPU time of an update
 
     python benchmarks/replay_ablation.py --updates 200 --seeds 0 1 2
 
+Finished runs are kept in ``runs/replay_ablation.json``; ``--again`` repeats them.
+
 Kong et al., npj Comput. Mater. (2023), use the importance-sampled kind.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -29,6 +33,7 @@ from ideal.training.replay import Replay, draw
 from ideal.training.trainer import Trainer
 
 MODEL = ModelConfig(n_blocks=1, units=16, max_n=2, max_l=2, cutoff=4.0, threebody_cutoff=3.2, device="cpu")
+_RESULTS = Path("runs/replay_ablation.json")
 ARMS = ("new only", "importance", "uniform", "all data")
 
 
@@ -70,17 +75,33 @@ class CompleteReplay(Replay):
 def main() -> None:
     """Run every arm for every seed, print one table."""
     arguments = _arguments()
-    print(f"{arguments.updates} updates with one label, {arguments.epochs} passes, replay {arguments.replay}")
+    settings = f"{arguments.epochs} passes, replay {arguments.replay}, {arguments.batch} structures per step"
+    print(f"{arguments.updates} updates with one label, {settings}")
     results: dict[str, list[tuple[float, float, float, float, float]]] = {arm: [] for arm in arguments.arms}
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            results[arm].append(_run(arm, seed, arguments))
+            results[arm].append(_once(arm, seed, arguments))
             print(f"  seed {seed}, {arm}: " + _words(results[arm][-1]), flush=True)
     print("F: meV/Å, E: meV/atom, forgets: largest growth of a state's error, ms: CPU per update")
     print(f"{'':<12} {'F all':>8} {'F old':>8} {'E all':>8} {'forgets':>8} {'ms':>8}")
     for arm in arguments.arms:
         mean = np.mean(results[arm], axis=0)
         print(f"{arm:<12} {mean[0]:>8.1f} {mean[1]:>8.1f} {mean[2]:>8.2f} {mean[3]:>8.2f} {mean[4]:>8.0f}", flush=True)
+
+
+def _once(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, float, float, float, float]:
+    """`_run`; a finished one is not repeated."""
+    settings = (arguments.updates, arguments.epochs, arguments.replay, arguments.batch, arguments.rescore)
+    key = json.dumps([arm, seed, *settings])
+    known = json.loads(_RESULTS.read_text()) if _RESULTS.is_file() else {}
+    if arguments.again or key not in known:
+        known[key] = _run(arm, seed, arguments)
+        _RESULTS.parent.mkdir(exist_ok=True)
+        temporary = _RESULTS.with_suffix(".tmp")
+        temporary.write_text(json.dumps(known, indent=1))
+        temporary.replace(_RESULTS)
+    force, old, energy, growth, cost = known[key]
+    return force, old, energy, growth, cost
 
 
 def _run(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, float, float, float, float]:
@@ -96,7 +117,11 @@ def _run(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, flo
         loss=LossConfig(energy=3.0, force=1.0, stress=0.0),
         pretrain=PretrainConfig(epochs=60, learning_rate=5e-3, batch_size=8),
         online=OnlineConfig(
-            epochs=arguments.epochs, learning_rate=2e-3, batch_size=8, replay=replay, rescore=arguments.rescore
+            epochs=arguments.epochs,
+            learning_rate=2e-3,
+            batch_size=arguments.batch,
+            replay=replay,
+            rescore=arguments.rescore,
         ),
     )
     trainer = Trainer(M3GNetPotential.new(MODEL, ["Al", "Cu"], seed), config, seed)
@@ -152,7 +177,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--epochs", type=int, default=4, help="passes per update")
     parser.add_argument("--replay", type=int, default=12, help="old labels per pass")
+    parser.add_argument("--batch", type=int, default=8, help="structures per step")
     parser.add_argument("--rescore", type=int, default=8, help="scores refreshed per update")
+    parser.add_argument("--again", action="store_true", help="repeat finished runs")
     return parser.parse_args()
 
 
