@@ -111,9 +111,15 @@ class Trajectory:
         return self.sampler.step
 
     def may_ask(self, min_steps_between: int) -> bool:
-        """Whether enough steps were taken since it last learned, or this frame is what a search has found."""
-        found = self.config.sampler.ends_converged and self.sampler.finished
-        return found or self.last_learned_step is None or self.step - self.last_learned_step >= min_steps_between
+        """Whether enough steps were taken since it last learned.
+
+        What a search has found may ask earlier, unless the last model left it where it was: one step only looked.
+        """
+        if self.last_learned_step is None:
+            return True
+        if self.config.sampler.ends_converged and self.sampler.finished:
+            min_steps_between = min(min_steps_between, 2)
+        return self.step - self.last_learned_step >= min_steps_between
 
     def reopen(self) -> None:
         """Let a finished trajectory run on when its number of steps was raised."""

@@ -90,18 +90,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, keys: dict[str, 
     assert {name for name in expected if expected[name] != got[name]} == set()
 
 
-def test_what_a_search_has_found_may_ask_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tolerance", "asked", "end"),
+    [(1e-6, {0, 3}, "not converged in 3 steps"), (49.0, {0}, "converged, largest force")],
+    ids=["moved", "stayed"],
+)
+def test_what_a_search_has_found_may_ask_unless_it_stayed(
+    tmp_path: Path, tolerance: float, asked: set[int], end: str
+) -> None:
     changes = {
         "uncertainty__threshold": {"type": "fixed", "value": 0.1},
         "selection__min_steps_between": 50,
         "selection__audit": 0.0,
     }
-    config = sampler(tmp_path, "relaxed", changes, type="relaxation", steps=3, force_tolerance=49.0)
+    config = sampler(tmp_path, "relaxed", changes, type="relaxation", steps=3, force_tolerance=tolerance)
     Engine.create(config, tmp_path / "run").run()
-    checks = named(tmp_path / "run", "check")
-    assert [check["step"] for check in checks] == [0, 1, 2, 3]  # converged from the first step on
-    assert {event["step"] for event in named(tmp_path / "run", "embedded")} == {0, 1, 2, 3}
-    (end,) = named(tmp_path / "run", "trajectory_finished")
-    # The last model has learned and was not looked at again: no step was left.
-    assert end["conclusion"].startswith("not converged in 3 steps, largest force")
-    assert "still uncertain, u" in end["conclusion"]
+    assert {event["step"] for event in named(tmp_path / "run", "embedded")} == asked
+    (finished,) = named(tmp_path / "run", "trajectory_finished")
+    assert finished["conclusion"].startswith(end)
+    assert "still uncertain, u" in finished["conclusion"]
