@@ -32,7 +32,7 @@ from ideal.records import Label
 from ideal.training.trainer import Trainer
 
 ARMS = {
-    "biased300": Dynamics(300.0, bias=0.25),
+    "biased300": Dynamics(300.0, bias=0.4),
     "plain300": Dynamics(300.0),
     "plain600": Dynamics(600.0),
     "plain1200": Dynamics(1200.0),
@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=[*ARMS, CEILING], choices=[*ARMS, CEILING])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--batch", type=int, default=Effort.batch, help="labels per round")
-    parser.add_argument("--steps", type=int, default=500, help="of a trajectory per round, at most")
+    parser.add_argument("--steps", type=int, default=1000, help="of a trajectory per round, at most")
     parser.add_argument("--epochs", type=int, default=Effort.epochs, help="of the final training")
     return parser.parse_args()
 

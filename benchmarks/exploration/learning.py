@@ -1,8 +1,9 @@
 """One arm of the alanine dipeptide experiment: explore, label, learn, until the labels are spent.
 
-A round: calibrate; eight trajectories, each until an atom's force uncertainty passes its limit or its steps are taken;
-of all frames of all of them a batch, chosen for its joint uncertainty, is labelled; the model learns it. After every
-round the whole state is written, and a killed arm goes on from there.
+A round: calibrate; eight trajectories from labels chosen at random, each until an atom's force uncertainty passes its
+limit or its steps are taken; of all frames of all of them a batch, chosen for its joint uncertainty, is labelled; the
+model learns it. A round in which little was walked earns few labels. After every round the whole state is written,
+and a killed arm goes on from there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ideal.records import FloatArray, Label
 from ideal.training.trainer import Trainer
 
 WALKERS, START, MOST = 8, 8, 512
+STEPS_PER_LABEL = 128
 ENERGY_WEIGHT = 10.0
 
 
@@ -36,12 +38,12 @@ class Effort:
     """What an arm may spend.
 
     Attributes:
-        batch: labels per round.
+        batch: labels per round, at most.
         epochs: of the final training.
     """
 
-    batch: int = 21
-    epochs: int = 200
+    batch: int = 36
+    epochs: int = 60
 
 
 class Run:
@@ -65,7 +67,6 @@ class Run:
         self._calculator = Amber()
         self._labels: list[Label] = []
         self._held: list[Label] = []
-        self._last: list[Label] = []
         self._rounds: list[list[Walk]] = []
         self._curve: list[dict[str, Any]] = []
         self._refused = 0
@@ -77,7 +78,7 @@ class Run:
         if (self._folder / "state.npz").is_file():
             trainer = self._resume()
         else:
-            self._last = self._take([_shaken(molecule(), self._rng) for _ in range(START)], held=1)
+            self._take([_shaken(molecule(), self._rng) for _ in range(START)], held=1)
             potential = MomentPotential.new(SYMBOLS, self._seed, examples=[each.atoms for each in self._labels])
             trainer = Trainer(potential, training(300), self._seed)
             trainer.pretrain(self._labels, self._held)
@@ -94,16 +95,17 @@ class Run:
         model = Uncertain(trainer.potential)
         model.learn(self._labels)
         model.calibrate(self._held)
-        starts = [self._last[i].atoms for i in self._rng.integers(len(self._last), size=WALKERS)]
+        pool = [*self._labels, *self._held]
+        starts = [pool[i].atoms for i in self._rng.integers(len(pool), size=WALKERS)]
         walks = walk(model, starts, self._dynamics, self._rng)
         self._rounds.append(walks)
         frames = np.concatenate([each.positions for each in walks])
+        count = min(count, max(WALKERS, sum(each.steps for each in walks) // STEPS_PER_LABEL))
         chosen = choose(model, np.concatenate([each.features for each in walks]), count)
         known = list(self._labels)
         new = self._take([_with(molecule(), frames[index]) for index in chosen], held=max(1, len(chosen) // 10))
         if new:
             trainer.update(new, known)
-            self._last = new
         energy, force = errors(trainer.potential, self._test[::20])
         entry = {
             "labels": len(self._labels) + len(self._held),
@@ -140,7 +142,7 @@ class Run:
 
     def _row(self, potential: TrainablePotential) -> dict[str, Any]:
         energy, force = errors(potential, self._test)
-        interval = 1e-3 * self._dynamics.record * self._dynamics.timestep
+        interval = 1e-3 * self._dynamics.record * self._dynamics.every * self._dynamics.timestep
         chains = [[walks[k] for walks in self._rounds] for k in range(WALKERS)]
         positions = [np.concatenate([each.positions for each in chain]) for chain in chains]
         atomic = [np.concatenate([each.atomic for each in chain]) for chain in chains]
@@ -174,7 +176,6 @@ class Run:
         arrays = {
             "labels": _positions(self._labels),
             "held": _positions(self._held),
-            "last": _positions(self._last),
             "frames": np.array([len(each.positions) for each in walks]),
             "steps": np.array([each.steps for each in walks]),
             "stopped": np.array([each.stopped for each in walks]),
@@ -189,7 +190,7 @@ class Run:
 
     def _resume(self) -> Trainer:
         with np.load(self._folder / "state.npz") as state:
-            self._labels, self._held, self._last = (self._again(state[key]) for key in ("labels", "held", "last"))
+            self._labels, self._held = (self._again(state[key]) for key in ("labels", "held"))
             rng, self._curve, self._refused, self._seconds = json.loads(str(state["notes"]))
             self._rng.bit_generator.state = rng
             ends = state["frames"].cumsum()[:-1]

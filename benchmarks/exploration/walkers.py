@@ -3,11 +3,17 @@
 Langevin dynamics (BAOAB; Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34) of E, or with bias forces towards
 what the model does not know (Zaverkin et al. 2024, eqs. 6 and 8):
 
-    F_i + tau_Zi du/dr_i,    tau = tau_0 sqrt(sum |F|^2) / sqrt(sum |du/dr|^2),    sums over the steps of the trajectory
+    F_i + tau_Zi du/dr_i,    tau = tau_0 sqrt(sum |F|^2) / sqrt(sum |du/dr|^2),    sums over the steps so far
 
-u is the posterior uncertainty of the whole molecule (eq. 4 on mean gradient features); a walker stops when the largest
-of its atoms' uncertainties, in eV/Å by conformal calibration, passes a threshold. The library's samplers move one
-structure each; this file exists for the sake of batches, and uses the library's features and metric.
+u^2 is the mean over atoms of the posterior uncertainty u_i^2 (eq. 4), in units of its mean over the learned atoms of
+the element, and tau_H is 0. The paper takes the posterior of the mean feature instead, which says little as long as
+there are fewer structures than random projections. A walker stops when the largest u_i, in eV/Å by conformal
+calibration, passes a limit.
+
+Made for many steps on few cores: hydrogen weighs 4 amu, which leaves the distribution of positions as it is and bears
+steps of 2 fs; uncertainty and bias are taken every second step, the bias then twice as strong (an impulse, r-RESPA).
+The library's samplers move one structure each; this file exists for the sake of batches, and uses the library's
+features and metric.
 
 Npj Comput. Mater. 10, 83 (2024), doi:10.1038/s41524-024-01254-1.
 """
@@ -64,7 +70,7 @@ class Uncertain:
     """
 
     potential: MomentPotential
-    size: int = 256
+    size: int = 128
     factor: float = 1.0
     atoms: PosteriorMetric = field(init=False)
     whole: PosteriorMetric = field(init=False)
@@ -95,6 +101,13 @@ class Uncertain:
         errors = np.sqrt(((found.forces - np.array([each.forces for each in labels])) ** 2).mean(axis=-1)).ravel()
         self.factor = conformal_scale(found.atomic.ravel(), errors, np.arange(errors.size), 1 - alpha)
 
+    def forces(self, molecules: Sequence[Atoms]) -> FloatArray:
+        """(n_walkers, n_atoms, 3), eV/Å: all that a step without bias needs."""
+        batch = collate([self.potential.graph(atoms) for atoms in molecules])
+        vectors = batch.vectors.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(self.potential.atomic_energies(batch, vectors, twice=False).sum(), vectors)
+        return _to_atoms(batch.source, batch.target, slope, len(batch.types)).reshape(len(molecules), -1, 3)
+
     def evaluate(self, molecules: Sequence[Atoms], biased: bool) -> Surface:
         """Energies, forces, uncertainties of copies of one molecule, and with ``biased`` the uncertainty's slope."""
         potential, n, size = self.potential, len(molecules), len(molecules[0])
@@ -103,25 +116,23 @@ class Uncertain:
         features = potential.features(batch, vectors)
         energies = potential.energies_of(features, batch.types)
         (slope,) = torch.autograd.grad(energies.sum(), vectors, retain_graph=biased)
-        forces = _to_atoms(batch.source, batch.target, slope, n * size)
+        forces = _to_atoms(batch.source, batch.target, slope, n * size).reshape(n, size, 3)
         with torch.set_grad_enabled(biased):
             known = features if biased else features.detach()
             factors = factors_of(potential.network, known, batch.types, potential.energy_scale)
             projected = project_factors(factors, self._projections)
         phi = projected.detach().double().numpy()
         symbols = np.array(molecules[0].get_chemical_symbols() * n)
-        atomic = self.factor * np.sqrt(self.atoms.squared(phi, symbols) / self.atoms.scale(symbols))
-        means = phi.reshape(n, size, -1).mean(axis=1)
+        scale = self.atoms.scale(symbols)
+        u = np.sqrt(self.atoms.squared(phi, symbols) / scale).reshape(n, size)
         slopes = np.zeros((n, size, 3))
         if biased:
-            groups = np.array([_TOTAL] * n)
-            u = np.sqrt(self.whole.squared(means, groups))
-            towards = self.whole.slope(means, groups) / (2 * np.maximum(u, 1e-300) * size)[:, None]
-            weights = torch.from_numpy(np.repeat(towards, size, axis=0)).to(projected)
-            (uphill,) = torch.autograd.grad(projected, vectors, weights)
+            mean = np.sqrt((u**2).mean(axis=1)).repeat(size)
+            towards = self.atoms.slope(phi, symbols) / (2 * size * mean * scale)[:, None]
+            (uphill,) = torch.autograd.grad(projected, vectors, torch.from_numpy(towards).to(projected))
             slopes = -_to_atoms(batch.source, batch.target, uphill, n * size).reshape(n, size, 3)
         per_molecule = energies.detach().double().numpy().reshape(n, size).sum(axis=1)
-        return Surface(per_molecule, forces.reshape(n, size, 3), slopes, atomic.reshape(n, size), means)
+        return Surface(per_molecule, forces, slopes, self.factor * u, phi.reshape(n, size, -1).mean(axis=1))
 
     def _features(self, atoms: Atoms) -> FloatArray:
         graph = self.potential.graph(atoms)
@@ -148,18 +159,22 @@ class Dynamics:
         timestep, friction: fs, 1/fs.
         steps: at most, per call.
         limit: a walker stops when the uncertainty of an atom passes this, eV/Å.
-        record: steps between the frames that are kept.
+        every: steps between looks at the uncertainty, and between impulses of the bias.
+        record: looks between the frames that are kept.
         max_bias: largest norm of a bias force, eV/Å.
+        hydrogen: mass, amu.
     """
 
     temperature: float
     bias: float = 0.0
-    timestep: float = 1.0
-    friction: float = 0.01
+    timestep: float = 2.0
+    friction: float = 0.002
     steps: int = 1000
-    limit: float = 3.0
-    record: int = 4
+    limit: float = 2.0
+    every: int = 2
+    record: int = 2
     max_bias: float = 5.0
+    hydrogen: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -184,10 +199,10 @@ class Walk:
 def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.random.Generator) -> list[Walk]:
     """Move copies of one molecule from ``starts``, with new Maxwell velocities, until all have stopped."""
     molecules = [atoms.copy() for atoms in starts]
-    masses = molecules[0].get_masses()[None, :, None]
+    heavy = (molecules[0].numbers > 1)[None, :, None]
+    masses = np.where(heavy, molecules[0].get_masses()[None, :, None], dynamics.hydrogen)
     kt, dt = units.kB * dynamics.temperature, dynamics.timestep * units.fs
     keep = np.exp(-dynamics.friction * dynamics.timestep)
-    heavy = (molecules[0].numbers > 1)[None, :, None]
     x = np.array([atoms.positions for atoms in molecules])
     v = rng.standard_normal(x.shape) * np.sqrt(kt / masses)
     alive = np.arange(len(molecules))
@@ -197,24 +212,22 @@ def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.
     for step in range(dynamics.steps + 1):
         for index in alive:
             molecules[index].positions = x[index]
-        found = model.evaluate([molecules[index] for index in alive], dynamics.bias > 0)
-        forces = found.forces
-        if dynamics.bias:
-            slopes = found.slopes * heavy
-            squares[alive, 0] += (forces**2).sum(axis=(1, 2))
-            squares[alive, 1] += (slopes**2).sum(axis=(1, 2))
-            tau = dynamics.bias * np.sqrt(squares[alive, 0] / np.maximum(squares[alive, 1], 1e-300))
-            push = tau[:, None, None] * slopes
-            largest = np.linalg.norm(push, axis=2).max(axis=1)
-            forces = forces + push * np.minimum(1, dynamics.max_bias / np.maximum(largest, 1e-300))[:, None, None]
+        moving = [molecules[index] for index in alive]
+        last = np.full(len(alive), step == dynamics.steps)
+        if step % dynamics.every and not last.any():
+            forces = model.forces(moving)
+        else:
+            found = model.evaluate(moving, dynamics.bias > 0)
+            forces = found.forces + dynamics.every * _push(found, heavy, dynamics, squares, alive)
+            over = found.atomic.max(axis=1) > dynamics.limit
+            last |= over
+            for row, index in enumerate(alive):
+                if step % (dynamics.every * dynamics.record) == 0 or last[row]:
+                    frames[index].append((x[index].copy(), found.features[row], found.atomic[row]))
+            stopped[alive] = over
         if step:
             v[alive] += 0.5 * dt * forces / masses
-        over = found.atomic.max(axis=1) > dynamics.limit
-        last = over | (step == dynamics.steps)
-        for row, index in enumerate(alive):
-            if step % dynamics.record == 0 or last[row]:
-                frames[index].append((x[index].copy(), found.features[row], found.atomic[row]))
-        taken[alive], stopped[alive] = step, over
+        taken[alive] = step
         alive, forces = alive[~last], forces[~last]
         if not alive.size:
             break
@@ -227,6 +240,21 @@ def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.
         Walk(*(np.array(column) for column in zip(*seen, strict=True)), int(n), bool(end))
         for seen, n, end in zip(frames, taken, stopped, strict=True)
     ]
+
+
+def _push(
+    found: Surface, heavy: FloatArray, dynamics: Dynamics, squares: FloatArray, alive: FloatArray
+) -> FloatArray | float:
+    """Bias forces (n_alive, n_atoms, 3); ``squares`` collects the norms of the steps so far."""
+    if not dynamics.bias:
+        return 0.0
+    slopes = found.slopes * heavy
+    squares[alive, 0] += (found.forces**2).sum(axis=(1, 2))
+    squares[alive, 1] += (slopes**2).sum(axis=(1, 2))
+    tau = dynamics.bias * np.sqrt(squares[alive, 0] / np.maximum(squares[alive, 1], 1e-300))
+    push = tau[:, None, None] * slopes
+    largest = np.linalg.norm(push, axis=2).max(axis=1)
+    return push * np.minimum(1, dynamics.max_bias / np.maximum(largest, 1e-300))[:, None, None]
 
 
 def choose(model: Uncertain, features: FloatArray, count: int) -> list[int]:
