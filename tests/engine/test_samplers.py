@@ -34,14 +34,32 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 
 
-def configured(folder: Path, kind: str) -> Any:
-    sampler = {"type": kind, "temperature": 2500.0, "steps": 14, **SAMPLERS[kind]}
+def configured(folder: Path, kind: str, steps: int = 14, **changes: Any) -> Any:
+    sampler = {"type": kind, "temperature": 2500.0, "steps": steps, **SAMPLERS[kind]}
     one = trajectory("md", max_force=500.0)
     one["sampler"] = sampler
-    return copper_config(folder, trajectories=[one])
+    return copper_config(folder, trajectories=[one], **changes)
 
 
-@pytest.mark.parametrize("kind", ["biased_dynamics", pytest.param("monte_carlo", marks=pytest.mark.slow)])
+def assert_told(path: Path) -> None:
+    """tau is 0 in the burn-in and positive afterwards, in events and frames alike."""
+    checks = named(path, "check")
+    assert checks[0]["observables"]["tau"] == 0
+    assert checks[-1]["observables"]["tau"] > 0
+    frames = read(path / "trajectories" / "md.extxyz", ":")
+    assert frames[-1].info["tau"] == checks[-1]["observables"]["tau"]
+    assert np.isfinite(frames[-1].info["bias_energy"])
+
+
+def test_a_biased_run_tells_its_bias(tmp_path: Path) -> None:
+    config = configured(tmp_path, "biased_dynamics", steps=6, engine__max_labels=0)
+    summary = Engine.create(config, tmp_path / "run").run()
+    assert summary.status == "finished"
+    assert_told(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_a_killed_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     config = configured(tmp_path, kind)
     summary = Engine.create(config, tmp_path / "whole").run()
@@ -56,13 +74,7 @@ def test_a_killed_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     assert status == -signal.SIGKILL
     Engine.resume(tmp_path / "killed").run()
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
-
-    checks = named(tmp_path / "whole", "check")
-    assert checks[0]["observables"]["tau"] == 0
-    assert checks[-1]["observables"]["tau"] > 0
-    frames = read(tmp_path / "whole" / "trajectories" / "md.extxyz", ":")
-    assert frames[-1].info["tau"] == checks[-1]["observables"]["tau"]
-    assert np.isfinite(frames[-1].info["bias_energy"])
+    assert_told(tmp_path / "whole")
 
 
 def test_labels_of_large_forces_stay_in_the_store_and_are_not_learned(tmp_path: Path) -> None:
