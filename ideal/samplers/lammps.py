@@ -198,8 +198,9 @@ class LammpsSampler:
                 else:
                     self._run(session, min(end - self.step, (self._progress.length or 0) - self._progress.taken))
                     self._check_limits()
-                    if self.finished and self._progress.over:
+                    if self.finished and self._progress.over and self._source.template.after:
                         session.leave()
+                        self._measured = None  # the commands may have moved atoms between ranks
 
     def set_calculator(self, calculator: BaseCalculator) -> None:
         """Go on with another model, and with what the distribution has learned; LAMMPS loads both before it goes on.

@@ -67,6 +67,7 @@ class Session:
         self._template = source.template
         self._folder = folder
         self._seed = seed
+        self._stage = 0
         self._support = learned.uncertainty.soap.support if learned.uncertainty else 0.0
         config = source.config
         self._ranks = Ranks(folder, config.ranks, config.launcher, config.threads, config.address, config.input.parent)
@@ -93,6 +94,7 @@ class Session:
 
     def resume(self, stage: int, restart: bytes) -> None:
         """Stand amid a stage's run, where a restart file was written."""
+        self._stage = stage
         path = self._folder / "resumed.restart"
         path.write_bytes(restart)
         keep = self._source.keeps_pair_style
@@ -105,6 +107,7 @@ class Session:
         Returns:
             The run's number of steps, None where the script has no run, and LAMMPS' number of its first step.
         """
+        self._stage = stage
         self._commands(self._template.started(stage, self._boxed(), self._source.keeps_pair_style))
         halted = [f"velocity {FIXED} set 0 0 0"] if stage == 0 and self._source.fixed else []
         self._texts(halted + self._behind(stage))
@@ -211,8 +214,8 @@ class Session:
 
     def _thermometer(self) -> str:
         """The compute whose temperature the script prints."""
-        words = [command.words for command in self._template.commands if command.name == "thermo_modify"]
-        named = [line[line.index("temp") + 1] for line in words if "temp" in line[:-1]]
+        words = [command.words for command in self._template.commands_to(self._stage)]
+        named = [line[line.index("temp") + 1] for line in words if line[0] == "thermo_modify" and "temp" in line[:-1]]
         return named[-1] if named else "thermo_temp"
 
     # --- files --------------------------------------------------------------------------------------------------------
