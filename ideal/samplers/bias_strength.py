@@ -3,7 +3,8 @@
     mean   tau = tau_r  sum ||F|| / sum ||dU/dr||                        van der Oord et al. 2023, eq. 12
     rms    tau = tau_r  sqrt(sum ||F||^2) / sqrt(sum ||dU/dr||^2)        Zaverkin et al. 2024, eq. 8
 
-over the last ``window`` steps, or all. The same holds for stresses.
+over the last ``window`` steps, or all. The same holds for stresses. (Eq. 12 is printed upside down; its text, "the
+relative average strength of the biasing force", is what stands here.)
 """
 
 from __future__ import annotations
