@@ -29,6 +29,7 @@ from ase.calculators.emt import EMT
 from ideal.config import LossConfig, ModelConfig, OnlineConfig, PretrainConfig, TrainingConfig
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import FloatArray, IntArray, Label, structure_key
+from ideal.training.batches import new_optimizer
 from ideal.training.replay import Replay, draw
 from ideal.training.trainer import Trainer
 
@@ -75,6 +76,9 @@ class CompleteReplay(Replay):
 def main() -> None:
     """Run every arm for every seed, print one table."""
     arguments = _arguments()
+    if arguments.profile:
+        _profile()
+        return
     settings = f"{arguments.epochs} passes, replay {arguments.replay}, {arguments.batch} structures per step"
     print(f"{arguments.updates} updates with one label, {settings}")
     results: dict[str, list[tuple[float, float, float, float, float]]] = {arm: [] for arm in arguments.arms}
@@ -91,7 +95,8 @@ def main() -> None:
 
 def _once(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, float, float, float, float]:
     """`_run`; a finished one is not repeated."""
-    settings = (arguments.updates, arguments.epochs, arguments.replay, arguments.batch, arguments.rescore)
+    a = arguments
+    settings = (a.updates, a.epochs, a.replay, a.batch, a.rescore, a.rate)
     key = json.dumps([arm, seed, *settings])
     known = json.loads(_RESULTS.read_text()) if _RESULTS.is_file() else {}
     if arguments.again or key not in known:
@@ -118,7 +123,7 @@ def _run(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, flo
         pretrain=PretrainConfig(epochs=60, learning_rate=5e-3, batch_size=8),
         online=OnlineConfig(
             epochs=arguments.epochs,
-            learning_rate=2e-3,
+            learning_rate=arguments.rate,
             batch_size=arguments.batch,
             replay=replay,
             rescore=arguments.rescore,
@@ -153,6 +158,26 @@ def _run(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[float, flo
     )
 
 
+def _profile() -> None:
+    """CPU time of an optimizer step and of a look, by the number of cells: the least of five."""
+    rng = np.random.default_rng(0)
+    labels = [_label(STATES[k % len(STATES)], rng) for k in range(32)]
+    trainer = Trainer(M3GNetPotential.new(MODEL, ["Al", "Cu"], 0), TrainingConfig(pretrain=PretrainConfig(epochs=0)), 0)
+    trainer.pretrain(labels)
+    samples = trainer.batches.prepare(labels)
+    optimizer = new_optimizer(dict(trainer.potential.named_parameters()), 1e-4)
+    for size in (1, 2, 4, 8, 16, 32):
+        steps, looks = [], []
+        for _ in range(5):
+            start = time.process_time()
+            trainer.batches.step(optimizer, samples[:size])
+            middle = time.process_time()
+            trainer.batches.evaluate(samples[:size])
+            steps.append(1000 * (middle - start))
+            looks.append(1000 * (time.process_time() - middle))
+        print(f"{size:>3} cells: a step {min(steps):.1f} ms, a look {min(looks):.1f} ms")
+
+
 def _label(state: State, rng: np.random.Generator) -> Label:
     """A displaced, slightly strained cell of 16 atoms with EMT's energy and forces."""
     atoms: Atoms = bulk("Cu", "fcc", a=state.lattice, cubic=True) * (2, 2, 1)
@@ -177,8 +202,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--epochs", type=int, default=4, help="passes per update")
     parser.add_argument("--replay", type=int, default=12, help="old labels per pass")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of an update")
     parser.add_argument("--batch", type=int, default=8, help="structures per step")
     parser.add_argument("--rescore", type=int, default=8, help="scores refreshed per update")
+    parser.add_argument("--profile", action="store_true", help="tell what a step costs by its size, and end")
     parser.add_argument("--again", action="store_true", help="repeat finished runs")
     return parser.parse_args()
 
