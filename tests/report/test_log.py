@@ -28,6 +28,14 @@ def check(time: float, step: int, **values: Any) -> dict[str, Any]:
 
 
 class TestLog:
+    def test_a_search_takes_steps_and_no_time(self, tmp_path: Path) -> None:
+        end = {"time": 3.0, "event": "trajectory_finished", "trajectory": "md", "step": 7, "conclusion": "converged"}
+        rows = (check(1.0, 0), check(2.0, 7, time_fs=0.0), end)
+        log = read_log(write_events(tmp_path / "events.jsonl", *rows))
+        assert log.traces["md"].timeless and log.traces["md"].times.tolist() == [0.0, 7.0]
+        assert log.conclusions == {"md": "converged"}
+        assert TimeAxis.steps().say(7.0) == "7 steps"
+
     def test_what_is_repeated_counts_once(self, tmp_path: Path) -> None:
         place = {"trajectory": "md", "step": 10}
         embedded = {"event": "embedded", **place, "atom": 3, "accepted": True, "key": "a", "n_atoms": 50}
