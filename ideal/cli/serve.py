@@ -102,6 +102,7 @@ def _say_how(console: Any, directory: Path, event: dict[str, Any]) -> None:
     """The words that a LAMMPS script needs."""
     from ideal.lammps.serve.token import TOKEN_FILE
 
+    directory = directory.absolute()
     host = f"[{event['host']}]" if ":" in event["host"] else event["host"]
     elements = " ".join(event["elements"])
     threshold = 3.0 if event["threshold"] is None else event["threshold"]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
+from ideal.errors import ConfigError
+from ideal.lammps.serve.served_run import ServedRun
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
 
@@ -185,3 +187,10 @@ def test_ends_with_the_last_client(tmp_path: Path) -> None:
     assert summary.status == "finished"
     assert [trajectory.name for trajectory in summary.trajectories] == ["watch"]
     assert named(running.path, "converged")
+
+
+def test_a_port_that_is_taken_is_told_before_the_first_label(learner: Running, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, serve={"port": learner.port})
+    with pytest.raises(ConfigError, match=r"in use.*write port: 0"):
+        ServedRun.create(config, tmp_path / "run").run()
+    assert not (tmp_path / "run" / "events.jsonl").exists()

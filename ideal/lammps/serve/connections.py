@@ -7,6 +7,7 @@ an hour holds anything up; the run itself is touched by its own thread alone, wh
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import select
 import socket
@@ -358,13 +359,22 @@ def _say_refused(connection: socket.socket, session: _Session | None, why: str) 
                 break
 
 
+def check_address(config: ServeConfig) -> None:
+    """Raise what `Connections` would, before a run has spent its first minutes.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    _listen(config.host, config.port, 0).close()
+
+
 def _listen(host: str, wanted: int, earlier: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in dict.fromkeys([wanted or earlier, wanted]):
         try:
             return socket.create_server((host, port), family=family, backlog=16)
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = os.strerror(error.errno) if error.errno else str(error)
     raise ConfigError(
         f"serve.host {host}, serve.port {wanted}: cannot be listened on ({problem}); write port: 0 for a free one"
     )

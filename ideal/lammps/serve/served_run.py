@@ -33,7 +33,7 @@ from ideal.engine.trajectory import Trajectory, TrajectoryStatus
 from ideal.errors import ConfigError
 from ideal.lammps.serve.asker import NeighborhoodAsker
 from ideal.lammps.serve.client_sampler import ClientSampler
-from ideal.lammps.serve.connections import Arrival, Connections, Learned
+from ideal.lammps.serve.connections import Arrival, Connections, Learned, check_address
 from ideal.lammps.serve.events import ClientAnswered, ClientConnected, ClientLeft, ClientRefused, Serving
 from ideal.lammps.serve.requests import Ask, Check, Hello, refusal
 from ideal.lammps.serve.token import TOKEN_FILE, make_token
@@ -79,6 +79,7 @@ class ServedRun(Engine):
         self._answer_to: set[str] = set()  # names of trajectories whose client waits for an answer
         self._later: dict[str, Ask] = {}  # of clients that ask anew while an earlier request is worked on
         self._told: dict[str, float] = {}
+        self._visited = False  # by any client in this session
         self._setbacks: dict[str, str] = {}  # what came to nothing since a trajectory asked last
         self._now: Learned
 
@@ -92,6 +93,10 @@ class ServedRun(Engine):
             self._listener(event)
 
     # --- what is not the engine's -------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        check_address(self._serve)
+        super()._begin()
 
     @property
     def _planned(self) -> dict[str, int]:
@@ -127,7 +132,7 @@ class ServedRun(Engine):
                 self._stop_if_asked()
 
     def _is_over(self) -> bool:
-        if not self._serve.finish or self._connections.connected or not self._connections.inbox.empty():
+        if not (self._serve.finish and self._visited) or self._connections.connected or not self._connections.inbox.empty():
             return False
         return bool(self._trajectories) and all(t.status in (FINISHED, FAILED) for t in self._trajectories)
 
@@ -169,6 +174,7 @@ class ServedRun(Engine):
         return next((t for t in self._trajectories if _sampler(t).client == client), None)
 
     def _connected(self, hello: Hello, address: str) -> None:
+        self._visited = True
         trajectory = self._of(hello.client)
         again = trajectory is not None
         if trajectory is None:
