@@ -295,6 +295,14 @@ def test_model_of_another_architecture(shared: Learning, lammps: Run, tmp_path: 
     assert "name the model of that run in pair_coeff" in " ".join(lammps(text, fails=True).split())
 
 
+def test_a_minimization_is_left_alone(learning: Learning, lammps: Run) -> None:
+    with learning:
+        output = lammps(script(learning.port) + "minimize 0 0 10 10\n")
+        wait_for(lambda: bool(learning.events("client_left")), "nobody left")
+        assert " atoms above" in output
+        assert not learning.events("client_answered")
+
+
 def test_kept_neighborhoods_are_those_of_dump(learning: Learning, lammps: Run, tmp_path: Path) -> None:
     with learning:
         lammps(script(learning.port, keywords="dump d.extxyz") + "run 5\n")
