@@ -1,4 +1,4 @@
-"""Writes copper.data (a crystal with a vacancy, for LAMMPS) and copper.extxyz (a small perfect one, for the learner)."""
+"""Writes copper.data (a crystal with a vacancy, for LAMMPS) and copper.extxyz (a perfect one, for the learner)."""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ class ServedRun(Engine):
                 self._stop_if_asked()
 
     def _is_over(self) -> bool:
-        if not (self._serve.finish and self._visited) or self._connections.connected or not self._connections.inbox.empty():
+        if not (self._serve.finish and self._visited):
+            return False
+        if self._connections.connected or not self._connections.inbox.empty():
             return False
         return bool(self._trajectories) and all(t.status in (FINISHED, FAILED) for t in self._trajectories)
 
