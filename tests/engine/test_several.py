@@ -74,7 +74,9 @@ def test_the_most_uncertain_image_asks(band: Path) -> None:
             assert checks[event["step"]]["max_u"] > checks[event["step"]]["threshold"]
 
 
-@pytest.mark.parametrize("keys", [BAND, LADDER], ids=["band", "ladder"])
+@pytest.mark.parametrize(
+    "keys", [pytest.param(BAND, id="band"), pytest.param(LADDER, id="ladder", marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, keys: dict[str, Any]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     Engine.create(sampler(whole, "t", **keys), whole / "run").run()
@@ -92,8 +94,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, keys: dict[str, 
 
 @pytest.mark.parametrize(
     ("tolerance", "asked", "end"),
-    [(1e-6, {0, 3}, "not converged in 3 steps"), (49.0, {0}, "converged, largest force")],
-    ids=["moved", "stayed"],
+    [
+        pytest.param(1e-6, {0, 3}, "not converged in 3 steps", id="moved"),
+        pytest.param(49.0, {0}, "converged, largest force", id="stayed", marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_search_has_found_may_ask_unless_it_stayed(
     tmp_path: Path, tolerance: float, asked: set[int], end: str
