@@ -79,4 +79,5 @@ def _place(action: str, folder: Path) -> str:
 
 
 def _absolute(names: str, folder: Path) -> str:
-    return ",".join(str(folder / name) for name in names.split(","))
+    placed = ",".join(str(folder / name) for name in names.split(","))
+    return f"{{{placed}}}" if " " in placed else placed

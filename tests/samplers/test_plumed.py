@@ -100,19 +100,20 @@ def test_the_energy_that_is_shown_is_the_physical_one(tmp_path: Path) -> None:
 def test_restart_is_bitwise_and_keeps_the_hills(tmp_path: Path) -> None:
     whole = dynamics(tmp_path / "whole", HILLS)
     whole.advance(60)
-    parts = dynamics(tmp_path / "parts", HILLS)
+    folder = tmp_path / "two parts"  # PLUMED takes a name with a space only in braces
+    parts = dynamics(folder, HILLS)
     parts.advance(23)
     kept = parts.state()
     parts.advance(9)  # goes on beyond the checkpoint, as a run does that is killed
     for n in (17, 20):
-        parts = dynamics(tmp_path / "parts", HILLS)
+        parts = dynamics(folder, HILLS)
         parts.restore(kept)
         parts.advance(n)
         kept = parts.state()
     assert parts.step == whole.step == 60
     np.testing.assert_array_equal(parts.atoms.positions, whole.atoms.positions)
     assert parts.observables() == whole.observables()
-    hills = [np.loadtxt(tmp_path / name / "HILLS") for name in ("whole", "parts")]
+    hills = [np.loadtxt(tmp_path / name / "HILLS") for name in ("whole", "two parts")]
     np.testing.assert_array_equal(*hills)
     assert len(hills[0]) == 12
 
