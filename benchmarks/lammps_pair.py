@@ -37,7 +37,9 @@ RESULTS = ROOT / "runs" / "lammps_pair.json"
 SIZES = {"S": (2, 32, 3), "M": (3, 64, 3), "P": (4, 128, 4)}
 CELLS = {"S": 12, "M": 8, "P": 8}  # edges of the box in cubic cells of two atoms
 GROWTH = (16, 32, 50)
-MILLION = 1_058_420
+MILLION, MILLION_BOX = 1_058_420, 286.6
+FLOPS, BANDWIDTH = 20e12, 3e12  # of a GPU, for the estimate
+GHOST_REACH = 8.0  # Å; comm_modify below
 REPETITIONS = 3
 SOAPS = ((4, 3), (8, 6))
 HEAD = """units metal
@@ -211,32 +213,47 @@ def scaling_section(results: Result) -> str:
     )
 
 
-def ghosts(edge: float, reach: float = 8.0) -> float:
-    """Ghost atoms per local atom of a cube."""
-    return (1 + 2 * reach / edge) ** 3 - 1
+def ghosts(edges: tuple[float, float, float], reach: float = GHOST_REACH) -> float:
+    """Ghost atoms per local atom of a part of the box (edges in Å)."""
+    return float(np.prod([1 + 2 * reach / edge for edge in edges])) - 1
+
+
+def operations(size: str, n_edges: float) -> tuple[float, float]:
+    """Floating-point operations of energy and forces; bytes if every intermediate is written and read once."""
+    blocks, units, _ = SIZES[size]
+    per_edge = 2 * (2 * units**2 + 4 * units**2) + 16 * 2 * units + 2 * 16 * units  # products of one forward pass
+    passes = 3 * (blocks - 1) + 2  # forward, again, backward; the last block only once forward
+    intermediates = 50 * units  # floats of an edge within a block
+    return 2.0 * n_edges * per_edge * passes, 8.0 * n_edges * intermediates * passes
 
 
 def estimate(results: Result) -> str:
     """64 ranks and one GPU, from what was measured; the assumptions are in the text."""
     part = results["ranks"]
-    box, per_atom = 286.6, 1e6 * part["1"][0] / part["atoms"]
-    ghost_two = (1 + 16 / (part["box"] / 2)) * (1 + 16 / part["box"]) ** 2 - (1 + 16 / part["box"]) ** 3
-    per_ghost = max(0.0, 1e6 * (part["2"][0] - part["1"][0]) / part["atoms"] / ghost_two)
-    extra = ghosts(box / 4) - ghosts(box)
-    local = MILLION / 64
-    seconds = 1e-6 * local * (per_atom + per_ghost * extra)
-    bytes_sent = 4 * local * ghosts(box / 4) * 32 * 4
-    return "\n".join(
-        [
-            "**Estimated, not measured.** 64 ranks, the million atoms in 4 x 4 x 4 parts of 72 Å: "
-            f"{local:,.0f} atoms and {local * ghosts(box / 4):,.0f} ghosts a rank (ghosts reach 8 Å).",
-            f"A ghost costs {per_ghost:.1f} µs (from one and two ranks above), an atom {per_atom:.0f} µs: "
-            f"{seconds:.2f} s a step. Communication: one row of 32 floats of every ghost, twice each way",
-            f"(send, collect; two blocks need one of each), {bytes_sent / 2e6:.0f} MB a rank and step, "
-            f"{bytes_sent / 2e6 / 5000:.3f} s at 5 GB/s a rank. Assumed: cores like this one, none slowed by its "
-            "neighbors' use of memory, equal loads.",
-        ]
-    )
+    box, half, edge = part["box"], part["box"] / 2, MILLION_BOX / 4
+    per_atom = 1e6 * part["1"][0] / part["atoms"]
+    more = ghosts((half, box, box)) - ghosts((box, box, box))
+    per_ghost = max(0.0, 1e6 * (part["2"][0] - part["1"][0]) / part["atoms"] / more)
+    local, share = MILLION / 64, ghosts((edge, edge, edge))
+    seconds = 1e-6 * local * (per_atom + per_ghost * (share - ghosts((box, box, box))))
+    volume = 1e-6 * local * share * (2 * 32 * 4 + 2 * 24)
+    flops, traffic = operations("S", 20.0 * MILLION)
+    apart, overlapped = flops / FLOPS + traffic / BANDWIDTH, max(flops / FLOPS, traffic / BANDWIDTH)
+    lines = [
+        "**Estimated, not measured.**",
+        "",
+        f"64 ranks: the million atoms in 4 x 4 x 4 parts of {edge:.0f} Å, {local:,.0f} atoms and {local * share:,.0f}",
+        f"ghosts each (ghosts reach {GHOST_REACH:g} Å). An atom costs {per_atom:.0f} µs and a ghost {per_ghost:.1f} µs",
+        f"(from one and two ranks above): {seconds:.2f} s a step. For every ghost 32 floats go each way between the",
+        f"two blocks, and position and force: {volume:.1f} MB a rank and step, {volume / 5:.1f} ms at 5 GB/s. Assumed:",
+        "cores like this one, not slowed by others that use the same memory, and equal loads.",
+        "",
+        f"One GPU: a step is {1e-12 * flops:.1f} Tflop in float32, and {1e-12 * traffic:.1f} TB if every intermediate",
+        f"goes through memory once. At {1e-12 * FLOPS:g} Tflop/s and {1e-12 * BANDWIDTH:g} TB/s (a third of an H100's",
+        f"peak, most of its bandwidth) that is {apart:.1f} s a step, {overlapped:.1f} s where both overlap. There is no GPU",
+        "version of this style; a GPU runs the Python program, which was not timed there for this page.",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -216,7 +216,7 @@ void PairIdeal::compute(int eflag, int vflag)
     ideal::LocalResults results;
     results.energies = energies_.data();
     results.forces = forces_.data();
-    results.virial = total;
+    results.virial = vflag_global ? total : nullptr;
     results.atom_virials = vflag_atom ? atom_virials_.data() : nullptr;
     const ideal::Exchange exchange{[this](float* rows) {
                                        rows_ = rows;

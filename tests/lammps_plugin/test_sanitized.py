@@ -1,0 +1,125 @@
+"""The plugin under the address, leak and undefined-behavior sanitizers: dynamics, checks, dumps and reloads, on one
+rank and on two. What LAMMPS and MPI themselves leave behind is not ours; a report counts that names the plugin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ase.io.lammpsdata import write_lammps_data
+
+from ideal.errors import MissingPackageError
+from ideal.lammps.plugin import build_plugin, installed_headers, mpi_library_folder
+
+from .test_fix_ideal import learned, lithium
+from .test_pair_ideal import network
+
+pytestmark = [pytest.mark.lammps, pytest.mark.slow, pytest.mark.timeout(1800)]
+SCRIPT = """
+units {units}
+atom_style atomic
+atom_modify map yes
+read_data {units}.data
+comm_modify cutoff 9.5
+plugin load {plugin}
+pair_style {style}
+{coefficients}
+fix u all ideal 2 u.safetensors Li threshold 0.5 dump unknown.extxyz most 2 radius 8
+compute u all ideal/uncertainty/atom u.safetensors Li
+compute e all pe/atom
+compute w all stress/atom NULL virial
+dump d all custom 5 {units}.dump id c_u f_u c_e c_w[1]
+velocity all create 900 1
+fix move all nve
+run 10
+{reloads}
+run 5
+"""
+
+
+def sanitizer_library() -> Path:
+    """libasan of the compiler, to be loaded before everything else."""
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    path = Path(found.stdout.strip())
+    if not path.is_absolute() or not path.exists():
+        pytest.skip(f"{compiler} brings no libasan.so")
+    return path.resolve()
+
+
+@pytest.fixture(scope="module")
+def sanitized(request: pytest.FixtureRequest) -> Path:
+    """The plugin with sanitizers; it stays in memory when LAMMPS drops it, so that reports can name its functions."""
+    sanitizer_library()
+    try:
+        headers = installed_headers()
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    assert request.config.cache is not None
+    options = ["-DIDEAL_SANITIZE=ON", "-DCMAKE_MODULE_LINKER_FLAGS=-Wl,-z,nodelete"]
+    return build_plugin(headers, Path(request.config.cache.mkdir("idealplugin-sanitized")), options)
+
+
+def reports(folder: Path, output: str) -> list[str]:
+    """Blocks of the sanitizers' logs that name our plugin or its sources."""
+    text = output + "".join(path.read_text(errors="replace") for path in folder.glob("report.*"))
+    blocks = [
+        block for block in text.split("\n\n") if "Sanitizer" in block or "leak of" in block or "runtime error" in block
+    ]
+    return [block for block in blocks if "idealplugin" in block or "csrc/" in block]
+
+
+def run(script: str, folder: Path, ranks: int) -> str:
+    (folder / "in.lammps").write_text(script)
+    binary = installed_headers().include.parents[1] / "lmp"
+    launcher = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(mpi_library_folder()),
+        "OMP_NUM_THREADS": "1",
+        "ASAN_OPTIONS": f"detect_leaks=1:exitcode=0:log_path={folder / 'report'}",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    environment.pop("LAMMPS_PLUGIN_PATH", None)
+    command = ["env", f"LD_PRELOAD={sanitizer_library()}", str(binary), "-in", "in.lammps", "-log", "none"]
+    if ranks > 1:
+        command = [launcher, "-n", str(ranks), *command]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    output = done.stdout + done.stderr
+    assert "Total wall time" in output, output[-3000:] + "\n".join(reports(folder, output))
+    return output
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+@pytest.mark.parametrize("units", ["metal", "real"])
+def test_nothing_leaks_and_nothing_is_read_beside_its_array(
+    units: str, ranks: int, sanitized: Path, tmp_path: Path
+) -> None:
+    atoms = lithium(3, 0.1)
+    write_lammps_data(tmp_path / f"{units}.data", atoms, masses=True, units=units)
+    network(["Li"], tmp_path / "model")
+    network(["Li"], tmp_path / "other", seed=1, n_blocks=3, units=20, max_l=2)
+    learned(["Li"], [lithium(3, 0.1)], tmp_path / "u.safetensors")
+    hybrid = units == "real"
+    prefix = "ideal " if hybrid else ""
+    coefficients = [f"pair_coeff * * {prefix}{{}}/model.safetensors Li"]
+    reloads = "\n".join(
+        f"{coefficients[0].format(name)}\nfix_modify u state u.safetensors\nrun 1" for name in ("other", "model") * 5
+    )
+    script = SCRIPT.format(
+        units=units,
+        plugin=sanitized,
+        style="hybrid/overlay zero 6.0 ideal" if hybrid else "ideal",
+        coefficients=("pair_coeff * * zero\n" if hybrid else "") + coefficients[0].format("model"),
+        reloads=reloads,
+    )
+    assert reports(tmp_path, run(script, tmp_path, ranks)) == []
