@@ -250,8 +250,8 @@ def estimate(results: Result) -> str:
         "",
         f"One GPU: a step is {1e-12 * flops:.1f} Tflop in float32, and {1e-12 * traffic:.1f} TB if every intermediate",
         f"goes through memory once. At {1e-12 * FLOPS:g} Tflop/s and {1e-12 * BANDWIDTH:g} TB/s (a third of an H100's",
-        f"peak, most of its bandwidth) that is {apart:.1f} s a step, {overlapped:.1f} s where both overlap. There is no GPU",
-        "version of this style; a GPU runs the Python program, which was not timed there for this page.",
+        f"peak, most of its bandwidth) that is {apart:.1f} s a step, {overlapped:.1f} s where both overlap.",
+        "There is no GPU version of this style; a GPU runs the Python program, which was not timed there for this page.",
     ]
     return "\n".join(lines)
 
