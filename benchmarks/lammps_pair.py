@@ -64,7 +64,9 @@ def lithium(folder: Path, cells: int, size: str) -> tuple[Atoms, M3GNetPotential
     atoms.rattle(0.15, seed=0)
     write_data(atoms, folder / "li.data", 6.94)
     blocks, units, n = SIZES[size]
-    potential = M3GNetPotential.new(ModelConfig(n_blocks=blocks, units=units, max_n=n, max_l=n, device="cpu"), ["Li"])
+    potential = M3GNetPotential.new(
+        ModelConfig(n_blocks=blocks, units=units, max_n=n, max_l=n, device="cpu"), ["Li"], 0
+    )
     potential.set_normalization({"Li": -1.9}, energy_scale=20.0)
     potential.save(folder / "model")
     return atoms, potential
@@ -251,7 +253,7 @@ def estimate(results: Result) -> str:
         f"One GPU: a step is {1e-12 * flops:.1f} Tflop in float32, and {1e-12 * traffic:.1f} TB if every intermediate",
         f"goes through memory once. At {1e-12 * FLOPS:g} Tflop/s and {1e-12 * BANDWIDTH:g} TB/s (a third of an H100's",
         f"peak, most of its bandwidth) that is {apart:.1f} s a step, {overlapped:.1f} s where both overlap.",
-        "There is no GPU version of this style; a GPU runs the Python program, which was not timed there for this page.",
+        "There is no GPU version of this style; a GPU runs the Python program, not timed there for this page.",
     ]
     return "\n".join(lines)
 
