@@ -64,9 +64,8 @@ def lithium(folder: Path, cells: int, size: str) -> tuple[Atoms, M3GNetPotential
     atoms.rattle(0.15, seed=0)
     write_data(atoms, folder / "li.data", 6.94)
     blocks, units, n = SIZES[size]
-    potential = M3GNetPotential.new(
-        ModelConfig(n_blocks=blocks, units=units, max_n=n, max_l=n, device="cpu"), ["Li"], 0
-    )
+    config = ModelConfig(n_blocks=blocks, units=units, max_n=n, max_l=n, device="cpu")
+    potential = M3GNetPotential.new(config, ["Li"], seed=0)
     potential.set_normalization({"Li": -1.9}, energy_scale=20.0)
     potential.save(folder / "model")
     return atoms, potential
