@@ -301,8 +301,8 @@ def section(parts: dict[str, dict[str, Any]]) -> str:
         f"labelled and learned in {ran['learning_seconds']:.0f} CPU s, {ran['embedding_seconds']:.1f} for embedding.",
         f"Force error on the new cells {new[0]} -> {new[1]} meV/Å, on cells held out before {held[0]} -> {held[1]};",
         f"u of the centers {u[0]} -> {u[1]}.",
-        "Weights and distribution were replaced in the running LAMMPS: the step of the check is there twice, with the old",
-        "model and with the new one. u is that of the last check, or of the start of a run.",
+        "Weights and distribution were replaced in the running LAMMPS: the step of the check is there twice, with the",
+        "old model and with the new one. u is that of the last check, or of the start of a run.",
         "",
         table("| step | temperature, K | energy, eV/atom | max u | mean u | atoms above |", rows),
     ]

@@ -1,5 +1,6 @@
 """The plugin under the address, leak and undefined-behavior sanitizers: dynamics, checks, dumps and reloads, on one
-rank and on two. What LAMMPS and MPI themselves leave behind is not ours; a report counts that names the plugin.
+rank and on two; and under Valgrind, which sees what is read before it is written. What LAMMPS and MPI themselves leave
+behind is not ours; a report counts that names the plugin.
 """
 
 from __future__ import annotations
@@ -74,28 +75,42 @@ def reports(text: str) -> list[str]:
     return [b for b in blocks if re.search(r"csrc/|idealplugin|ideal::|Ideal::", b)]
 
 
-def run(script: str, folder: Path, ranks: int) -> str:
+def run(command: list[str], script: str, folder: Path, settings: dict[str, str], ranks: int = 1) -> str:
+    """LAMMPS' output, behind a command that watches it."""
     (folder / "in.lammps").write_text(script)
     binary = installed_headers().include.parents[1] / "lmp"
     launcher = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(mpi_library_folder()),
-        "OMP_NUM_THREADS": "1",
-        "ASAN_OPTIONS": f"detect_leaks=1:exitcode=0:log_path={folder / 'report'}",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(mpi_library_folder()), "OMP_NUM_THREADS": "1", **settings}
     environment.pop("LAMMPS_PLUGIN_PATH", None)
-    command = ["env", f"LD_PRELOAD={sanitizer_library()}", str(binary), "-in", "in.lammps", "-log", "none"]
+    command = [*command, str(binary), "-in", "in.lammps", "-log", "none"]
     if ranks > 1:
         command = [launcher, "-n", str(ranks), *command]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
-    output = done.stdout + done.stderr
-    output += "\n\n".join(path.read_text(errors="replace") for path in folder.glob("report.*"))
+    output = "\n\n".join(
+        [done.stdout + done.stderr, *(path.read_text(errors="replace") for path in folder.glob("report.*"))]
+    )
     assert "Total wall time" in output, output[-6000:]
     return output
+
+
+def script(units: str, plugin: Path, folder: Path, reloads: int) -> str:
+    """Dynamics of 54 atoms with everything that the plugin has; alone in units metal, hybrid in units real."""
+    write_lammps_data(folder / f"{units}.data", lithium(3, 0.1), masses=True, units=units)
+    network(["Li"], folder / "model")
+    network(["Li"], folder / "other", seed=1, n_blocks=3, units=20, max_l=2)
+    learned(["Li"], [lithium(3, 0.1)], folder / "u.safetensors")
+    hybrid = units == "real"
+    coefficients = f"pair_coeff * * {'ideal ' if hybrid else ''}{{}}/model.safetensors Li\n"
+    again = [f"{coefficients.format(name)}fix_modify u state u.safetensors\nrun 1" for name in ("other", "model")]
+    return SCRIPT.format(
+        units=units,
+        plugin=plugin,
+        style="hybrid/overlay zero 6.0 ideal" if hybrid else "ideal",
+        coefficients=("pair_coeff * * zero\n" if hybrid else "") + coefficients.format("model"),
+        reloads="\n".join(again * reloads),
+    )
 
 
 def test_reports_are_told_from_those_of_others() -> None:
@@ -110,22 +125,21 @@ def test_reports_are_told_from_those_of_others() -> None:
 def test_nothing_leaks_and_nothing_is_read_beside_its_array(
     units: str, ranks: int, sanitized: Path, tmp_path: Path
 ) -> None:
-    atoms = lithium(3, 0.1)
-    write_lammps_data(tmp_path / f"{units}.data", atoms, masses=True, units=units)
-    network(["Li"], tmp_path / "model")
-    network(["Li"], tmp_path / "other", seed=1, n_blocks=3, units=20, max_l=2)
-    learned(["Li"], [lithium(3, 0.1)], tmp_path / "u.safetensors")
-    hybrid = units == "real"
-    prefix = "ideal " if hybrid else ""
-    coefficients = [f"pair_coeff * * {prefix}{{}}/model.safetensors Li"]
-    reloads = "\n".join(
-        f"{coefficients[0].format(name)}\nfix_modify u state u.safetensors\nrun 1" for name in ("other", "model") * 5
-    )
-    script = SCRIPT.format(
-        units=units,
-        plugin=sanitized,
-        style="hybrid/overlay zero 6.0 ideal" if hybrid else "ideal",
-        coefficients=("pair_coeff * * zero\n" if hybrid else "") + coefficients[0].format("model"),
-        reloads=reloads,
-    )
-    assert reports(run(script, tmp_path, ranks)) == []
+    settings = {
+        "ASAN_OPTIONS": f"detect_leaks=1:exitcode=0:log_path={tmp_path / 'report'}",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    command = ["env", f"LD_PRELOAD={sanitizer_library()}"]
+    assert reports(run(command, script(units, sanitized, tmp_path, 5), tmp_path, settings, ranks)) == []
+
+
+def test_nothing_is_read_before_it_is_written(plugin: Path, tmp_path: Path) -> None:
+    """Valgrind knows no AVX-512; half a minute."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        pytest.skip("no valgrind")
+    command = [valgrind, f"--log-file={tmp_path / 'report.valgrind'}"]
+    output = run(command, script("metal", plugin, tmp_path, 1), tmp_path, {"IDEAL_INSTRUCTION_SET": "baseline"})
+    assert "ERROR SUMMARY" in output
+    errors = re.split(r"^==\d+== *$", output, flags=re.MULTILINE)
+    assert [e for e in errors if "  at 0x" in e and re.search(r"idealplugin|ideal::|Ideal::", e)] == []
