@@ -101,7 +101,8 @@ class Rank:
         """u of this rank's atoms, with their ids."""
         values = self._lammps.numpy.extract_compute(U, LMP_STYLE_ATOM, LMP_TYPE_VECTOR)
         ids = self._own("id")
-        return {}, {"id": ids.astype(np.int64), "u": np.array(values[: len(ids)], dtype=np.float64)}
+        own = values[: len(ids)] if len(ids) else []  # without atoms there may be no array
+        return {}, {"id": ids.astype(np.int64), "u": np.array(own, dtype=np.float64)}
 
     def do_frame(self, request: Mapping[str, Any]) -> Answer:
         """This rank's atoms: ids, types, unwrapped positions, velocities, forces; masses of the types."""
@@ -121,8 +122,11 @@ class Rank:
     def _own(self, name: str) -> np.ndarray:
         """A quantity of the atoms that this rank owns."""
         n = self._lammps.extract_setting("nlocal")
+        shape = (n, 3) if name in ("x", "v", "f") else (n,)
+        if n == 0:  # there may be no array
+            return np.empty(shape)
         array: np.ndarray = self._lammps.numpy.extract_atom(name)[:n]
-        return array.reshape(n, -1) if name in ("x", "v", "f") else array.reshape(-1)
+        return array.reshape(shape)
 
     def _crossings(self) -> np.ndarray:
         """How often each atom has crossed the box along a, b, c."""

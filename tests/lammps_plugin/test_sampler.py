@@ -184,6 +184,18 @@ def test_fixed_atoms_stay(make: Make) -> None:
     assert sampler.atoms.constraints[0].get_indices().tolist() == [0, 1, 2, 7]
 
 
+@pytest.mark.mpi
+def test_a_rank_without_atoms(make: Make, uncertainty: SoapMahalanobis) -> None:
+    atoms = lithium(2, 0.1)
+    atoms.cell[2, 2] = 60.0
+    sampler = make(
+        "processors 1 1 2\n" + HOT.replace("all nve", "all nve\nfix stay all setforce 0 0 0"), atoms, ranks=2
+    )
+    sampler.advance(5)
+    assert np.allclose(sampler.observe(uncertainty).u, uncertainty.atomic(sampler.atoms), rtol=1e-8)
+    assert len(sampler.atoms) == len(atoms)
+
+
 # --- scripts ----------------------------------------------------------------------------------------------------------
 
 STAGES = """
