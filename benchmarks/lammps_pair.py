@@ -168,12 +168,14 @@ def pair_section(results: Result) -> str:
             "Rattled bcc lithium, 20 neighbors within 5 Å; S: 2 blocks, 32 units, max_n = max_l = 3; M: 3, 64, 3;",
             "P: 4, 128, 4; weights seeded. float32, one rank, CPU µs per atom and step. Python:",
             "`M3GNetPotential.evaluate` (with stress) of the same frame with the same weights, in turns with LAMMPS.",
+            *([results["note"]] if "note" in results else []),
             "",
             table("| size | atoms | LAMMPS | Python | Python / LAMMPS |", rows),
             "Memory of the process (S, one rank) with the number of atoms, crystals:",
             "",
             table("| atoms | MiB | µs per atom and step |", grown),
-            f"The last two rows give {1024 * slope:.1f} KiB per atom, and {predicted:.1f} GiB for {MILLION:,} atoms.",
+            f"The last two rows give {1024 * slope:.1f} KiB per atom, and {predicted:.1f} GiB for {MILLION:,} atoms. What they",
+            "really take, with `fix ideal` and the ghosts of two ranks, is in the next section.",
         ]
     )
 
@@ -203,7 +205,8 @@ def scaling_section(results: Result) -> str:
             "step, seconds per step if every rank had a core of its own, memory of a rank.",
             "",
             table("| ranks | µs per atom and step | s per step | MiB per rank |", rows),
-            f"Two ranks do the work of {2 * efficiency:.2f} (efficiency {100 * efficiency:.0f} %); the rest is ghosts.",
+            f"Two ranks do the work of {2 * efficiency:.2f} (efficiency {100 * efficiency:.0f} %), by CPU time: the rest is",
+            "ghosts. What a rank waits for the other is in it only as far as MPI polls.",
             "",
             estimate(results),
             "",
@@ -257,6 +260,11 @@ def estimate(results: Result) -> str:
     return "\n".join(lines)
 
 
+def save(results: Result) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1))
+
+
 def main() -> None:
     """Parts that are missing, then the page."""
     parts: dict[str, Callable[[Path], Result]] = {
@@ -268,15 +276,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--again", action="store_true", help="measure anew")
+    parser.add_argument("--note", help="a remark for the page, such as what else the machine was doing")
     arguments = parser.parse_args()
     results: Result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if arguments.note is not None:
+        results["note"] = arguments.note
     for name in arguments.parts:
         if name in results and not arguments.again:
             continue
         with tempfile.TemporaryDirectory() as folder:
             results[name] = partial(parts[name], Path(folder))()
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1))
+        save(results)
+    save(results)
     if {"sizes", "growth"} <= results.keys():
         put_section("pair", pair_section(results))
     if {"ranks", "watching"} <= results.keys():
