@@ -1,9 +1,10 @@
 """One run for three molecules and a crystal: do labels go where the difficulty is?
 
     python benchmarks/multi_system.py                 # three seeds; finished parts are kept in runs/multi_system
+    python benchmarks/multi_system.py --speed         # what a batch of forces saves; less than a minute
     python benchmarks/multi_system.py --page          # docs/benchmarks/multi_system.md from what is there
 
-Benzene is rigid, ethanol flexible, malonaldehyde hands a proton from one oxygen to the other, diamond (16 atoms) is a
+Benzene is rigid, ethanol flexible, malonaldehyde hands a proton from one oxygen to the other, diamond (8 atoms) is a
 crystal. The reference is GFN1-xTB. All share one model; two trajectories each move at 500 K in lockstep, and the run
 ends when 60 labels have come. The other arm learns as many labels, the same number of every system, drawn at random
 from reference dynamics, with the same training. Both are tested on frames of other reference dynamics. The second
@@ -20,6 +21,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,15 @@ from ase.build import bulk, molecule
 from ase.io import write
 from ase.optimize import BFGS
 
-from ideal.config import Config, MolecularDynamicsConfig, TbliteConfig, parse_config
+from ideal.config import Config, ModelConfig, MolecularDynamicsConfig, TbliteConfig, parse_config
 from ideal.dataset import Dataset, read_labels, read_structures, write_labels
 from ideal.engine.engine import Engine
+from ideal.engine.lockstep import Lockstep, SharedPotential
 from ideal.labelling.codes import make_code
 from ideal.labelling.store import LabelStore
 from ideal.models import load_potential, make_potential
 from ideal.models.base import Potential
+from ideal.models.calculator import IdealCalculator
 from ideal.records import Label, structure_key
 from ideal.samplers import MolecularDynamics
 from ideal.training.trainer import Trainer
@@ -43,9 +47,9 @@ from ideal.training.trainer import Trainer
 FOLDER = Path("runs/multi_system")
 PAGE = Path("docs/benchmarks/multi_system.md")
 TEMPERATURE = 500.0
-BETWEEN = 20
-N_TRAIN, N_TEST = 40, 20
-LABELS, INITIAL = 60, 4
+BETWEEN = 10
+N_TRAIN, N_TEST = 30, 12
+LABELS, INITIAL = 60, 6
 NAMES = ("benzene", "ethanol", "malonaldehyde", "diamond")
 MALONALDEHYDE = [
     (0, -1.10, 0), (0, -2.19, 0), (-1.22, -0.37, 0), (-1.28, 0.95, 0), (-2.15, -0.93, 0),
@@ -57,16 +61,19 @@ def main() -> None:
     """Make data, run the seeds that are missing, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--speed", action="store_true", help="measure batches of forces, and nothing else")
     parser.add_argument("--page", action="store_true", help="write the page and run nothing")
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if not arguments.page:
+    if arguments.speed:
+        (FOLDER / "speed.json").write_text(json.dumps(_speed(), indent=1), encoding="utf-8")
+    elif not arguments.page:
         for name in NAMES:
             _reference_data(name)
         for seed in arguments.seeds:
             _seed(seed)
     rows = [json.loads(file.read_text()) for file in sorted(FOLDER.glob("seed-*.json"))]
-    if rows:
+    if rows or arguments.speed:
         PAGE.write_text(_page(rows), encoding="utf-8")
         print(PAGE.read_text())
 
@@ -79,7 +86,7 @@ def _structure(name: str) -> Atoms:
     from tblite.ase import TBLite
 
     if name == "diamond":
-        return bulk("C", "diamond", 3.57).repeat(2)
+        return bulk("C", "diamond", 3.57, cubic=True)
     atoms = {
         "benzene": lambda: molecule("C6H6"),
         "ethanol": lambda: molecule("CH3CH2OH"),
@@ -107,10 +114,10 @@ def _dynamics(structure: Path, number: int, seed: int) -> list[Label]:
 
     start = read_structures(structure)[-1]
     code = make_code(TbliteConfig())
-    steps = (number + 20) * BETWEEN
+    steps = (number + 10) * BETWEEN
     config = MolecularDynamicsConfig(temperature=TEMPERATURE, timestep=0.5, friction=0.01, steps=steps)
     dynamics = MolecularDynamics(start, TBLite(method="GFN1-xTB", verbosity=0), config, seed)
-    dynamics.advance(20 * BETWEEN)
+    dynamics.advance(10 * BETWEEN)
     labels = []
     for _ in range(number):
         dynamics.advance(BETWEEN)
@@ -164,7 +171,11 @@ def _config(seed: int) -> Config:
             }
             for name in NAMES
         ],
-        "uncertainty": {"soap": {"n_max": 4, "l_max": 4}},
+        "uncertainty": {
+            "soap": {"r_cut": 4.5, "n_max": 4, "l_max": 3},
+            "ridge": 1e-4,
+            "threshold": {"factor": 1.0, "force_error": 0.3},
+        },
         "labelling": {"code": {"type": "tblite"}, "workers": 2},
         "dataset": {
             "generated": {
@@ -173,11 +184,16 @@ def _config(seed: int) -> Config:
                 "arguments": {"method": "GFN1-xTB", "verbosity": 0},
                 "temperature": TEMPERATURE,
                 "timestep": 0.5,
+                "steps_between": BETWEEN,
             },
             "validation_fraction": 0.0,
         },
         "embedding": {"workers": 0},
-        "training": {"pretrain": {"epochs": 60}, "final": {"epochs": 30, "max_seconds": None}},
+        "model": {"n_blocks": 1},
+        "training": {
+            "pretrain": {"epochs": 300, "learning_rate": 5e-3},
+            "final": {"epochs": 60, "max_seconds": None},
+        },
         "engine": {"mode": "lockstep", "write_every": 100, "checkpoint_every": 500},
         "stop": {"labels": LABELS},
     }
@@ -194,7 +210,9 @@ def _uniform(config: Config, n_labels: int, seed: int) -> dict[str, float]:
         labels += [known[k] for k in np.sort(rng.permutation(len(known))[:share])]
     dataset = Dataset(labels, 0.0, seed)
     potential = make_potential(config.model, ["H", "C", "O"], seed)
-    trainer = Trainer(potential, config.training, seed)
+    epochs = config.training.pretrain.epochs * INITIAL * len(NAMES) // n_labels  # as many steps as the run's own start
+    pretrain = config.training.pretrain.model_copy(update={"epochs": epochs})
+    trainer = Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), seed)
     trainer.pretrain(dataset.training, dataset.validation)
     trainer.converge(dataset.training)
     return _errors(potential)
@@ -211,6 +229,49 @@ def _errors(potential: Potential) -> dict[str, float]:
     return errors
 
 
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def _speed() -> list[dict[str, float]]:
+    """CPU ms of a step of all trajectories: each alone, and in one batch; the least of interleaved repetitions."""
+    from ase.build import molecule
+
+    systems = [molecule("C6H6"), molecule("CH3CH2OH"), molecule("CH3COOH"), molecule("CH3OH")]
+    rows = []
+    for units, blocks, repeat in ((32, 2, None), (64, 3, None), (32, 2, (2, 2, 1)), (32, 2, (4, 2, 2))):
+        potential = make_potential(ModelConfig(units=units, n_blocks=blocks), ["H", "C", "O"], 0)
+        for count in (4, 16) if repeat is None else (4,):
+            structures = [systems[k % 4] for k in range(count)]
+            if repeat is not None:
+                structures = [bulk("C", "diamond", 3.57, cubic=True).repeat(repeat)] * count
+            rows.append({"units": units, "count": count, "atoms": len(structures[0]), **_step(potential, structures)})
+    return rows
+
+
+def _step(potential: Potential, structures: Sequence[Atoms]) -> dict[str, float]:
+    config = MolecularDynamicsConfig(temperature=300.0, timestep=0.1, steps=10**6)
+    times: dict[str, float] = {}
+    groups = {}
+    for name, largest in (("alone", 0), ("batch", 10**6)):
+        shared = IdealCalculator(SharedPotential(potential, largest))
+        groups[name] = [
+            MolecularDynamics(atoms, IdealCalculator(shared.potential), config, seed, 1e9, 1e9)
+            for seed, atoms in enumerate(structures)
+        ]
+    lockstep = Lockstep(potential)
+    for _ in range(12):
+        for name, samplers in groups.items():
+            start = time.process_time()
+            if name == "alone":
+                for sampler in samplers:
+                    sampler.advance(1)
+            else:
+                lockstep.run([partial(sampler.advance, 1) for sampler in samplers])
+            times[name] = min(times.get(name, np.inf), 1e3 * (time.process_time() - start))
+    lockstep.close()
+    return times
+
+
 # --- page -------------------------------------------------------------------------------------------------------------
 
 
@@ -220,8 +281,11 @@ def _page(rows: Sequence[dict[str, Any]]) -> str:
 
     difficulty = {name: mean("uniform", name) for name in NAMES}
     order = sorted(NAMES, key=lambda name: -difficulty[name])
-    lines = [
-        "# Several systems at once",
+    lines = ["# Several systems at once", "", *_speed_lines()]
+    if not rows:
+        return "\n".join(lines)
+    lines += [
+        "## Labels and difficulty",
         "",
         "    python benchmarks/multi_system.py",
         "",
@@ -258,6 +322,27 @@ def _page(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def _speed_lines() -> list[str]:
+    file = FOLDER / "speed.json"
+    if not file.is_file():
+        return []
+    lines = [
+        "## Forces in one batch",
+        "",
+        "    python benchmarks/multi_system.py --speed",
+        "",
+        "CPU ms of a step of all trajectories together, one thread, the least of 12 interleaved repetitions; molecules "
+        "of 6 to 12 atoms, and crystals. 32 units: two blocks; 64 units: three.",
+        "",
+        "| units | trajectories | atoms of the first | each alone | lockstep | alone / lockstep |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in json.loads(file.read_text()):
+        cells = (row["units"], row["count"], row["atoms"], f"{row['alone']:.1f}", f"{row['batch']:.1f}")
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['alone'] / row['batch']:.2f} |")
+    return [*lines, ""]
 
 
 def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -11,9 +11,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ideal.cli.preflight_samplers import sampler_findings
 from ideal.config import Config, LocalExecutorConfig, ParslExecutorConfig, TrajectoryConfig
@@ -62,10 +62,11 @@ def findings(config: Config, output: Path, may_queue: bool = True) -> Iterator[F
     yield from _threshold(config)
     elements: set[str] = set()
     broken = False
-    for trajectory in config.trajectories:
-        for finding in _guarded(f"structure {trajectory.name}", lambda t=trajectory: _structure(t, config, elements)):  # type: ignore[misc]
+    for trajectory, more in _distinct(config):
+        topic = f"structure {trajectory.name}" + (f" and {more} more" if more else "")
+        for finding in _guarded(topic, lambda t=trajectory: _structure(t, config, elements)):  # type: ignore[misc]
             broken = broken or finding.level == "problem"
-            yield finding
+            yield replace(finding, topic=topic)
     known: set[str] = set()
     for finding in _guarded("data", lambda: _data(config, known)):
         broken = broken or finding.level == "problem"
@@ -172,6 +173,15 @@ def _threshold(config: Config) -> Iterator[Finding]:
             f"force_error has no effect with uncertainty.threshold.type: {threshold.type}; write type: calibrated, or "
             "remove it",
         )
+
+
+def _distinct(config: Config) -> list[tuple[TrajectoryConfig, int]]:
+    """Trajectories that differ in their structure, and how many more start from the same."""
+    found: dict[Any, list[TrajectoryConfig]] = {}
+    for trajectory in config.trajectories:
+        key = (trajectory.structure, trajectory.repeat, tuple(trajectory.sampler.fix_atoms))
+        found.setdefault(key, []).append(trajectory)
+    return [(same[0], len(same) - 1) for same in found.values()]
 
 
 # --- structures -------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def read_trajectory(path: Path, timestep: float, max_frames: int = 400, max_atom
         max_atoms: read at most this many atoms in all, but never fewer than two frames.
 
     Returns:
-        The frames. A step that occurs twice counts once, the later frame wins.
+        The frames. Where the trajectory went back to an earlier step, the frames beyond it are left out.
     """
     index = index_frames(path)
     n_frames = len(index.n_atoms)
@@ -124,8 +124,13 @@ def read_trajectory(path: Path, timestep: float, max_frames: int = 400, max_atom
     wanted = min(n_frames, max_frames, max(2, max_atoms // max(1, largest)))
     chosen = np.unique(np.linspace(0, n_frames - 1, wanted).round().astype(int)) if n_frames else np.array([], int)
     parsed = read_frames(path, index, chosen)
-    by_step = {int(atoms.info.get("step", number)): atoms for number, atoms in parsed.items()}
-    steps = sorted(by_step)
+    by_step: dict[int, Atoms] = {}
+    for number, atoms in sorted(parsed.items()):
+        step = int(atoms.info.get("step", number))
+        while by_step and next(reversed(by_step)) >= step:  # the trajectory went back: what lies beyond is void
+            by_step.popitem()
+        by_step[step] = atoms
+    steps = list(by_step)
     frames = [by_step[step] for step in steps]
     times = [float(atoms.info.get("time_fs", step * timestep)) for step, atoms in zip(steps, frames, strict=True)]
     if not any(times):  # a search takes no time

@@ -330,13 +330,20 @@ def _updates(events: list[dict[str, Any]]) -> tuple[Update, ...]:
 
 def _traces(events: list[dict[str, Any]], cells: tuple[Cell, ...], labels: tuple[LabelRecord, ...]) -> dict[str, Trace]:
     checks: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for event in _named(events, "check"):
-        checks.setdefault(str(event.get("trajectory", "")), {})[int(event.get("step", 0))] = event
+    for event in _named(events, "check", "trajectory_restarted"):
+        seen = checks.setdefault(str(event.get("trajectory", "")), {})
+        if event["event"] == "check":
+            seen[int(event.get("step", 0))] = event
+        else:  # what lies beyond the state it went back to is void
+            good_step = int(event.get("good_step", 0))
+            checks[str(event.get("trajectory", ""))] = {step: one for step, one in seen.items() if step <= good_step}
     asked = {(cell.trajectory, cell.step) for cell in cells if cell.accepted}
     asked |= {(label.trajectory, label.step) for label in labels if label.trajectory}
     traces = {}
     for name, by_step in checks.items():
         steps = sorted(by_step)
+        if not steps:
+            continue
 
         def column(key: str, rows: list[Mapping[str, Any]]) -> FloatArray:
             return np.array([number(row.get(key)) for row in rows])
