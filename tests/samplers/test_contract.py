@@ -1,4 +1,4 @@
-"""What every sampler must do: stop anywhere and go on bitwise by its state alone, take a new model, leave on request."""
+"""What every sampler must do: stop anywhere and go on bitwise by its state, take a new model, leave on request."""
 
 from __future__ import annotations
 
