@@ -174,8 +174,8 @@ def pair_section(results: Result) -> str:
             "Memory of the process (S, one rank) with the number of atoms, crystals:",
             "",
             table("| atoms | MiB | µs per atom and step |", grown),
-            f"The last two rows give {1024 * slope:.1f} KiB per atom, and {predicted:.1f} GiB for {MILLION:,} atoms. What they",
-            "really take, with `fix ideal` and the ghosts of two ranks, is in the next section.",
+            f"The last two rows give {1024 * slope:.1f} KiB per atom, and {predicted:.1f} GiB for {MILLION:,} atoms.",
+            "What they really take, with `fix ideal` and the ghosts of two ranks, is in the next section.",
         ]
     )
 
@@ -205,8 +205,8 @@ def scaling_section(results: Result) -> str:
             "step, seconds per step if every rank had a core of its own, memory of a rank.",
             "",
             table("| ranks | µs per atom and step | s per step | MiB per rank |", rows),
-            f"Two ranks do the work of {2 * efficiency:.2f} (efficiency {100 * efficiency:.0f} %), by CPU time: the rest is",
-            "ghosts. What a rank waits for the other is in it only as far as MPI polls.",
+            f"Two ranks do the work of {2 * efficiency:.2f} (efficiency {100 * efficiency:.0f} %), by CPU time.",
+            "The rest is ghosts. What a rank waits for the other is in it only as far as MPI polls.",
             "",
             estimate(results),
             "",
