@@ -37,7 +37,7 @@ def sampler(folder: Path, name: str, changes: dict[str, Any] | None = None, **ke
     return copper_config(folder, trajectories=[one], dataset__rattled__max_atoms=31, **(changes or {}))
 
 
-BAND = {"type": "neb", "final": "final.extxyz", "images": 2, "steps": 4, "climb": False}
+BAND = {"type": "neb", "final": "final.extxyz", "images": 2, "steps": 4, "climb": False, "force_tolerance": 1e-9}
 LADDER = {
     "type": "replica_exchange",
     "temperatures": [1500.0, 2500.0],
