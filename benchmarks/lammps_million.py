@@ -266,9 +266,11 @@ def section(parts: dict[str, dict[str, Any]]) -> str:
     box, model, ran = parts["polycrystal"], parts["model"], parts["run"]
     n, steps, whole = box["atoms"], sum(ran["steps"]), box["atoms"] > 1e6
     per_step, gib = sum(ran["pair"]) / steps, ran["mib"] * ran["ranks"] / 1024
+    per_check = sum(ran["modify"]) * EVERY / steps
     costs = [
         ["`pair_style ideal` (S), CPU s a step", f"{per_step:.0f}", "300", verdict(per_step <= 300)],
         ["µs per atom and step", f"{1e6 * per_step / n:.0f}", "", ""],
+        ["`fix ideal`, CPU s a check (fix nve and dump included)", f"{per_check:.1f}", "10", verdict(per_check <= 10)],
         ["memory of all ranks, GiB", f"{gib:.1f}", "12", verdict(gib <= 12)],
     ]
     rows = []
