@@ -284,7 +284,7 @@ def section(parts: dict[str, dict[str, Any]]) -> str:
     lines = [
         "## A million atoms that learn",
         "",
-        "    python benchmarks/lammps_million.py" + ("" if whole else f" --atoms {n}"),
+        "    python benchmarks/lammps_million.py" + ("" if whole else f" --atoms {n}") + f" --ranks {ran['ranks']}",
         "",
         machine() + ("" if whole else " **Not the full size.**"),
         f"{n:,} atoms of polycrystalline lithium, {box['grains']} Voronoi grains in a cube of {box['length']:.1f} Å,",
