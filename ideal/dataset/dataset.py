@@ -18,10 +18,10 @@ class Dataset:
         labels: known at the start; of labels with equal keys the first counts.
         validation_fraction: part of them kept for validation.
         seed: of the division.
-        later_fraction: part of the later labels kept for validation.
+        later_fraction: part of the later labels that `hold_back` picks, 0 <= later_fraction < 1.
 
     Raises:
-        ConfigError: a fraction is not at least 0 and below 1.
+        ConfigError: ``validation_fraction`` is not at least 0 and below 1.
 
     Example:
         >>> dataset = Dataset([], validation_fraction=0.1, seed=0)

@@ -274,7 +274,8 @@ class Learner:
         dataset = _dataset(config, _initial(initial_labels, state["initial_keys"]))
         for key in state["learned_keys"]:
             dataset.add([_known(store, key)])
-        for key in state["held_keys"]:
+        held_keys = state.get("held_keys", [])  # a checkpoint of before they were held back has none
+        for key in held_keys:
             dataset.add([_known(store, key)], validation=True)
         potential = load_potential(folder / "model", config.model)
         trainer = _trainer(config, potential)
@@ -290,7 +291,7 @@ class Learner:
             uncertainty=uncertainty,
             initial_keys=state["initial_keys"],
             learned_keys=state["learned_keys"],
-            held_keys=state["held_keys"],
+            held_keys=held_keys,
             updates=state["updates"],
             converged_at=state["converged_at"],
             min_distances={(z1, z2): distance for z1, z2, distance in state["min_distances"]},

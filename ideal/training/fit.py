@@ -1,9 +1,8 @@
 """Many epochs over one set of labels: pretraining, and the convergence when a run is over.
 
 The learning rate falls by a cosine over the planned epochs or the time budget, whichever ends first; the weight of the
-energy may rise meanwhile (`ideal.training.loss.loss_at`). The averaged
-weights are judged every few epochs, and the best ones are kept: the training stops early when nothing better has been
-seen for a while.
+energy may rise meanwhile (`ideal.training.loss.loss_at`). The averaged weights are judged every few epochs, and the
+best ones are kept: the training stops early when nothing better has been seen for a while.
 """
 
 from __future__ import annotations

@@ -274,7 +274,8 @@ class Trainer:
             packing.unpack_optimizer(packing.without_prefix("optimizer", state), self._online, self._parameters)
             self.replay.restore(packing.without_prefix("replay", state))
             self._validation = packing.unpack_labels(packing.without_prefix("validation", state))
-            self._held = packing.unpack_labels(packing.without_prefix("held", state))
+            held = packing.without_prefix("held", state)  # a checkpoint of before there were any has none
+            self._held = packing.unpack_labels(held) if held else []
             self._updates = int(state["updates"])
             self._policy.factor = float(state["rate_factor"])
         except KeyError as error:
