@@ -29,7 +29,7 @@ class EngineConfig(Section):
         "the place. 0: the first fails, and one whose labels fail goes on where it is.",
     )
     batch_atoms: int = Field(
-        64,
+        24,
         ge=0,
         description="Trajectories of at most so many atoms that move together (lockstep, concurrent) have their forces "
         "evaluated in one batch; larger ones gain nothing. 0: none.",

@@ -119,6 +119,7 @@ def test_killed_lockstep_run_equals_the_uninterrupted_one(tmp_path: Path) -> Non
         trajectories=[trajectory("a", copies=2, sampler={"steps": 8}), trajectory("b", sampler={"steps": 4})],
         uncertainty__threshold={"type": "fixed", "value": 3.0},
         engine__mode="lockstep",
+        engine__batch_atoms=200,
     )
     summary = Engine.create(config, tmp_path / "whole").run()
     assert summary.status == "finished" and summary.steps == 8 + 8 + 4
