@@ -24,7 +24,7 @@ from ideal.lammps.serve.served_run import ServedRun, served
 
 from .runs import copper_config
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 
 
 def serve_config(folder: Path, **changes: Any) -> Config:

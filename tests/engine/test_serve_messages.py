@@ -51,7 +51,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.tuples(st.text(), st.dictionaries(st.text(), values, max_size=3), st.binary(max_size=40)), max_size=3),
     st.integers(1, 50),
@@ -65,7 +65,7 @@ def test_messages_survive_any_cutting(contents: list[tuple[str, dict[str, Any], 
     assert [(m.kind, m.fields, m.arrays["a"].tobytes()) for m in messages] == contents
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_messages_or_refused(data: bytes) -> None:
     for stream in (data, struct.pack("<Q", len(data)) + data, struct.pack("<QQ", len(data) + 8, len(data)) + data):
@@ -77,7 +77,7 @@ def test_any_bytes_are_messages_or_refused(data: bytes) -> None:
             read_all(message)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(values, st.sampled_from(["hello", "check", "learn", "bye"]))
 def test_any_fields_are_records_or_refused(fields: Any, kind: str) -> None:
     text = json.dumps({"kind": kind, "neighborhoods": [fields], "step": fields})
@@ -86,7 +86,7 @@ def test_any_fields_are_records_or_refused(fields: Any, kind: str) -> None:
         read_all(Message({**fields, "kind": kind}))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, len(ask()) - 1), st.integers(1, 255))
 def test_a_damaged_request_is_a_record_or_refused(place: int, change: int) -> None:
     damaged = bytearray(ask())

@@ -23,7 +23,7 @@ from ideal.engine.summary import RunSummary
 from ideal.lammps.plugin import installed_headers, mpi_library_folder
 from ideal.lammps.serve.served_run import ServedRun, served
 
-PATIENCE = 90.0
+PATIENCE = 150.0
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
