@@ -190,7 +190,7 @@ void FixIdeal::min_setup(int vflag) { setup(vflag); }
 void FixIdeal::end_of_step()
 {
     check();
-    if (learner_ && update->whichflag == 1) {
+    if (learner_) {
         const LearnerOutcome outcome = learner_->poll(*adaptor_, values(false));
         take(outcome);
         if (outcome.updated) check();
@@ -236,8 +236,7 @@ void FixIdeal::reduce()
 
 void FixIdeal::trigger()
 {
-    const bool learns = learner_ && update->whichflag == 1; // a minimization must not change its function
-    if (learns && learner_->in_flight() && learner_->connected()) return; // the answer is on its way
+    if (learner_ && learner_->in_flight() && learner_->connected()) return; // the answer is on its way
     ++n_triggers_;
     last_trigger_ = update->ntimestep;
     std::string message = fmt::format("fix ideal: step {}: u = {:.4g} at atom {:.0f}, {} atoms above {:.4g}",
@@ -251,7 +250,7 @@ void FixIdeal::trigger()
     if (halt_ == Halt::hard) error->all(FLERR, "{}", message);
     say(message);
     if (halt_ != Halt::none) stop("");
-    else if (learns) learn(neighborhoods);
+    else if (learner_) learn(neighborhoods);
 }
 
 /// Have the neighborhoods learned; with policy wait, return when that is done.
