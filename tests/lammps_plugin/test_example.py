@@ -46,7 +46,7 @@ def test_example_learns(script: str, lammps: Run, tmp_path: Path, monkeypatch: p
     config = served(parse_config(data, tmp_path))
     with Learning(tmp_path / "run", ServedRun.create(config, tmp_path / "run")) as learning:
         text = (tmp_path / script).read_text().replace(":7010", f":{learning.port}")
-        text = text.replace("create 1200", "create 4000").replace("nvt temp 600 1500", "nvt temp 2000 2000")
+        text = text.replace("create 1200", "create 4000").replace("create 3000", "create 4000")
         output = lammps("plugin load PLUGIN\n" + text.replace("run 300", "run 40").replace("run 200", "run 20"))
         assert "fix ideal: learner at 127.0.0.1" in output
         assert "answered: " in output
