@@ -143,6 +143,19 @@ def test_a_neighborhood_that_is_too_small_stops_the_client(learner: Running) -> 
         assert "raise radius" in answer.fields["text"]
 
 
+def test_atoms_that_cannot_be_described_stop_the_client(learner: Running) -> None:
+    box = uncertain_box(5)
+    box.numbers[3] = 79
+    with Client(learner.port, learner.token, client="e" * 16) as client:
+        client.receive("welcome")
+        client.receive("update")
+        client.ask(8, 1, [box])
+        answer = client.receive("update").fields
+        assert answer["stop"]
+        assert "does not know the element Au" in answer["text"]
+    test_a_client_is_brought_up_to_date(learner)
+
+
 def test_token_is_the_owner_s_alone(learner: Running) -> None:
     assert stat.S_IMODE((learner.path / "serve.token").stat().st_mode) == 0o600
 

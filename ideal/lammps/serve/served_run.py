@@ -30,7 +30,7 @@ from ideal.engine.learner import Learner
 from ideal.engine.run_directory import RunDirectory
 from ideal.engine.startup import StartingPoint
 from ideal.engine.trajectory import Trajectory, TrajectoryStatus
-from ideal.errors import ConfigError
+from ideal.errors import ConfigError, UncertaintyError
 from ideal.lammps.serve.asker import NeighborhoodAsker
 from ideal.lammps.serve.client_sampler import ClientSampler
 from ideal.lammps.serve.connections import Arrival, Connections, Learned, check_address
@@ -213,7 +213,11 @@ class ServedRun(Engine):
         if why:
             trajectory.reason = why
             return
-        u = np.array([float(self._learned.uncertainty.atomic(n.atoms, [0])[0]) for n in ask.neighborhoods])
+        try:
+            u = np.array([float(self._learned.uncertainty.atomic(n.atoms, [0])[0]) for n in ask.neighborhoods])
+        except UncertaintyError as error:  # one client's atoms must not end the run of all
+            trajectory.reason = str(error)
+            return
         trajectory.max_u = float(u.max())
         self._requests.ask(trajectory, u, self._learned.threshold)
 
