@@ -118,6 +118,7 @@ class Run:
             "seconds": self._spent(),
         }
         self._curve.append(entry)
+        trainer.potential.save(models_folder(self._folder) / str(entry["labels"]))
         print(self._arm, self._seed, {k: round(v, 4) for k, v in entry.items()}, flush=True)
 
     def _take(self, structures: Sequence[Atoms], held: int) -> list[Label]:
@@ -211,6 +212,11 @@ class Run:
     def _again(self, positions: FloatArray) -> list[Label]:
         found = [label(_with(molecule(), each), self._calculator) for each in positions]
         return [each for each in found if each is not None]
+
+
+def models_folder(folder: Path) -> Path:
+    """Where the model of every round of an arm is kept, by its number of labels."""
+    return folder.with_name(f"{folder.name}_models")
 
 
 def training(epochs: int) -> TrainingConfig:

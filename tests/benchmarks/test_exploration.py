@@ -141,3 +141,18 @@ def test_walkers_keep_the_temperature_and_stop_where_they_are_told() -> None:
     assert [each.steps for each in stopped] == [0, 0] and all(each.stopped for each in stopped)
     chosen = choose(model, np.concatenate([each.features for each in walks]), 3)
     assert len(set(chosen)) == len(chosen) == 3
+
+
+def test_a_molecule_is_whole_until_a_bond_breaks() -> None:
+    from dipeptide import molecule
+    from survival import bonds, is_whole
+
+    atoms = molecule()
+    pairs, lengths = bonds(atoms)
+    assert len(pairs) == 21  # a tree of 22 atoms
+    walkers = np.array([atoms.positions, atoms.positions])
+    assert is_whole(walkers, pairs, lengths)
+    walkers[1, 1] += (0.0, 0.0, -0.8)
+    assert not is_whole(walkers, pairs, lengths)
+    walkers[1] = np.nan
+    assert not is_whole(walkers, pairs, lengths)
