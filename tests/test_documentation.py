@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ideal.config import load_config
 
 ROOT = Path(__file__).parent.parent
+TEXTS = (".md", ".py", ".rst", ".yaml", ".sh", ".txt")
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
@@ -22,3 +25,12 @@ def test_the_configuration_reference_is_up_to_date() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/config.yaml")), ids=lambda p: p.parent.name)
 def test_the_configurations_of_the_examples_are_valid(path: Path) -> None:
     assert load_config(path).trajectories
+
+
+def test_every_extra_that_is_told_of_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    folders = ("docs", "examples", "ideal", "csrc", "benchmarks", ".ci")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in TEXTS]
+    for file in [ROOT / "README.md", ROOT / ".ci" / "run", *files]:
+        for named in re.findall(r"(?:ideal-md|[\"'. ]\.)\[([a-z0-9,]+)\]", file.read_text(encoding="utf-8")):
+            assert not set(named.split(",")) - set(extras), f"{file.relative_to(ROOT)}: [{named}]"
