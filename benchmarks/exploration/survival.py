@@ -3,9 +3,9 @@
     python benchmarks/exploration/survival.py --output runs/exploration --arms biased300 plain300 --runs 20
 
 van der Oord et al. (2023), Fig. 6, on alanine dipeptide: the models that `alanine.py` kept after its rounds are taken
-one after the other; ``--runs`` trajectories of plain dynamics start from C7eq, and the model's number is the step at which
-the first of them breaks: a bond shorter than 0.7 or longer than 1.4 times its length in ff19SB's minimum, or a position
-that is not finite. Finished models are read, not run again.
+one after the other; ``--runs`` trajectories of plain dynamics start from C7eq, and the model's number is the step at
+which the first of them breaks: a bond shorter than 0.7 or longer than 1.4 times its length in ff19SB's minimum, or a
+position that is not finite. Finished models are read, not run again.
 
 Npj Comput. Mater. 9, 168 (2023), doi:10.1038/s41524-023-01104-6.
 """
