@@ -246,10 +246,18 @@ class MonteCarlo:
     def _evaluate(self, atoms: Atoms) -> tuple[float, float]:
         """Physical energy, eV, and the uncertainty of the structure."""
         energy = float(self._physical.get_property("energy", atoms))
+        if self._uncertainty is None:
+            return energy, 0.0
         try:
-            return energy, 0.0 if self._uncertainty is None else self._uncertainty.total(atoms)
+            u = self._uncertainty.total(atoms)
         except UncertaintyError as error:
-            raise SamplerError(f"trajectory {self.name!r}: no bias can be taken here: {error}") from error
+            raise self._no_bias(error) from error
+        if not math.isfinite(u):
+            raise self._no_bias(f"u of the structure is {u}; give initial labels with all its elements")
+        return energy, u
+
+    def _no_bias(self, reason: object) -> SamplerError:
+        return SamplerError(f"trajectory {self.name!r}: no bias can be taken at step {self._step}: {reason}")
 
     def _check(self, atoms: Atoms, energy: float) -> None:
         forces = np.asarray(self._physical.get_property("forces", atoms))[self._free]
@@ -269,7 +277,10 @@ class MonteCarlo:
         if self._dynamics is not None or self._uncertainty is None or not self._strength.is_burning_in:
             return
         forces = np.asarray(self._physical.get_property("forces", self._atoms))
-        gradient = self._uncertainty.total_gradient(self._atoms)[1]
+        try:
+            gradient = self._uncertainty.total_gradient(self._atoms)[1]
+        except UncertaintyError as error:
+            raise self._no_bias(error) from error
         self._strength.record(
             (float(np.linalg.norm(forces[self._free])), float(np.linalg.norm(gradient[self._free]))), None
         )

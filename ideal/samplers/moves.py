@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 from ase import Atoms, units
+from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
@@ -183,11 +184,17 @@ def make_moves(config: MonteCarloConfig, atoms: Atoms, name: str) -> dict[str, M
 
     Raises:
         ConfigError: ``swap_elements`` or ``displaced_atoms`` do not fit the structure.
-        SamplerError: the cell cannot change, or nothing can be moved.
+        SamplerError: the cell cannot change, nothing can be moved, or moves would break a constraint.
     """
     moves, free = config.moves, free_atoms(atoms)
     if not free.size:
         raise SamplerError(f"trajectory {name!r}: every atom is fixed and nothing can move; fix fewer atoms")
+    kept = {type(constraint).__name__ for constraint in atoms.constraints if not isinstance(constraint, FixAtoms)}
+    if kept:
+        raise SamplerError(
+            f"trajectory {name!r}: trial moves keep no constraints but fixed atoms, the structure has "
+            f"{', '.join(sorted(kept))}; remove it, or fix whole atoms"
+        )
     made: dict[str, Move] = {}
     if moves.displacement:
         count = free.size if moves.displaced_atoms is None else moves.displaced_atoms

@@ -10,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixCartesian
 from pydantic import ValidationError
 
 from ideal.config import MonteCarloConfig
@@ -278,3 +279,22 @@ def test_a_state_of_other_moves_is_refused(known: SoapMahalanobis) -> None:
 def test_make_sampler(known: SoapMahalanobis) -> None:
     assert isinstance(make_sampler(make_config(), argon(), PairPotential(), seed=0), MonteCarlo)
     assert [name for name, _ in make_config(CORNERS).facts()] == ["Monte Carlo moves", "Temperature", "Pressure"]
+
+
+@pytest.mark.parametrize("bias", [{"tau": 0.1}, {"strength": 0.2, "burn_in": 3}])
+def test_an_atom_that_nothing_is_known_of_ends_a_biased_walk(bias: dict[str, float]) -> None:
+    uncertainty = SoapMahalanobis(SoapPowerSpectrum(["Ar", "Ne"], r_cut=4.5, n_max=3, l_max=2), ridge=1e-3)
+    uncertainty.update(argon())
+    atoms = argon()
+    atoms.symbols[0] = "Ne"
+    sampler = MonteCarlo(atoms, PairPotential(), make_config(bias=bias), 0, uncertainty)
+    with pytest.raises(SamplerError, match="no bias can be taken at step 0"):
+        sampler.advance(5)
+    assert sampler.step == 0
+
+
+def test_constraints_that_moves_would_break_are_refused() -> None:
+    atoms = argon()
+    atoms.set_constraint(FixCartesian([0], mask=(True, False, False)))
+    with pytest.raises(SamplerError, match="FixCartesian"):
+        MonteCarlo(atoms, PairPotential(), make_config(), 0)
