@@ -130,7 +130,8 @@ class Answers:
             if summary.validation_after is not None:
                 self._stop_rules.note_validation(summary.validation_after.force_mae)
             for trajectory in self._trajectories:
-                trajectory.sampler.set_calculator(learner.calculator())
+                if not trajectory.is_over:  # a search that is over would look again when the run is resumed
+                    trajectory.sampler.set_calculator(learner.calculator())
             with journal.times.stage("io"):
                 learner.publish(journal.directory.path)
             journal.tell(

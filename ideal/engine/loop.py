@@ -5,7 +5,7 @@
                  and learned in one update
     concurrent   those that run move on while others wait for cells and labels; each learns when its own are in
 
-Serial and lockstep give the same run for the same seed.
+Serial and lockstep are reproducible: each gives the same run again for the same seed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Loop:
     @property
     def active(self) -> bool:
         """Whether any trajectory runs or waits."""
-        return any(trajectory.status in (RUNNING, WAITING) for trajectory in self._trajectories)
+        return any(not trajectory.is_over for trajectory in self._trajectories)
 
     def round(self) -> None:
         """One turn: every trajectory at most moves to its next check, and learns what its labels say."""
@@ -136,8 +136,10 @@ class Loop:
         if not self._waiting:  # else the run was resumed amid the round
             self._audited = False
             running = self._running
-            for trajectory in running:  # no forces are kept from a batch of other trajectories
-                trajectory.sampler.set_calculator(self._learner.calculator())
+            # Nothing that is kept of a batch of other trajectories may decide. A search that ended would look again.
+            for trajectory in running:
+                if not (trajectory.sampler.finished or isinstance(trajectory.sampler, Remote)):
+                    trajectory.sampler.set_calculator(self._learner.calculator())
             self._move_and_ask(running)
         self._answer_together()
         self._save_if_due(self._trajectories)
@@ -266,7 +268,7 @@ class Loop:
 
     @property
     def _ended(self) -> set[str]:
-        return {trajectory.name for trajectory in self._trajectories if trajectory.status not in (RUNNING, WAITING)}
+        return {trajectory.name for trajectory in self._trajectories if trajectory.is_over}
 
     @property
     def _running(self) -> list[Trajectory]:

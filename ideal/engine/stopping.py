@@ -9,9 +9,7 @@ from typing import Any
 from ideal.config import StopConfig
 from ideal.engine.events import DynamicsStopped
 from ideal.engine.journal import Journal
-from ideal.engine.trajectory import Trajectory, TrajectoryStatus
-
-_MOVING = (TrajectoryStatus.RUNNING, TrajectoryStatus.WAITING)
+from ideal.engine.trajectory import Trajectory
 
 
 class StopRules:
@@ -91,7 +89,7 @@ class StopRules:
 
     def _certain_steps(self, trajectories: Sequence[Trajectory]) -> str:
         limit = self._config.certain_steps
-        moving = [trajectory for trajectory in trajectories if trajectory.status in _MOVING]
+        moving = [trajectory for trajectory in trajectories if not trajectory.is_over]
         if limit is None or not moving:
             return ""
         if any(trajectory.step - trajectory.certain_since < limit for trajectory in moving):

@@ -110,6 +110,11 @@ class Trajectory:
         """Present MD step."""
         return self.sampler.step
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has finished or failed."""
+        return self.status in (TrajectoryStatus.FINISHED, TrajectoryStatus.FAILED)
+
     def may_ask(self, min_steps_between: int) -> bool:
         """Whether enough steps were taken since it last learned.
 

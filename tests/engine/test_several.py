@@ -113,3 +113,25 @@ def test_what_a_search_has_found_may_ask_unless_it_stayed(
     (finished,) = named(tmp_path / "run", "trajectory_finished")
     assert finished["conclusion"].startswith(end)
     assert "still uncertain, u" in finished["conclusion"]
+
+
+@pytest.mark.parametrize("mode", [pytest.param("serial", marks=pytest.mark.slow), "lockstep"])
+def test_a_search_that_has_ended_stays_ended(tmp_path: Path, mode: str) -> None:
+    """Neither the rounds of lockstep, nor what others learn later, nor resuming set it in motion again."""
+    changes = {
+        "engine__mode": mode,
+        "uncertainty__threshold": {"type": "fixed", "value": 0.1},
+        "selection__min_steps_between": 8,
+        "selection__audit": 0.0,
+    }
+    relaxed = sampler(tmp_path, "relaxed", type="relaxation", steps=9, force_tolerance=49.0).trajectories[0]
+    one = trajectory("relaxed", check_every=2)
+    one["sampler"], one["structure"] = relaxed.sampler.model_dump(), "initial.extxyz"
+    others = [one, trajectory("md", sampler={"steps": 12})]
+    config = copper_config(tmp_path, trajectories=others, dataset__rattled__max_atoms=31, **changes)
+    Engine.create(config, tmp_path / "run").run()
+    ended = {event["trajectory"]: event for event in named(tmp_path / "run", "trajectory_finished")}
+    assert ended["relaxed"]["step"] < 9 and ended["relaxed"]["conclusion"].startswith("converged")
+    assert named(tmp_path / "run", "updated")[-1]["step"] > ended["relaxed"]["step"]
+    Engine.resume(tmp_path / "run").run()
+    assert len(named(tmp_path / "run", "trajectory_finished")) == 2

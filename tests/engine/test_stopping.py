@@ -24,7 +24,8 @@ def rules(told: list[Event], done: int = 0, wall: float = 0.0, **limits: Any) ->
 
 
 def moving(step: int, certain_since: int = 0, status: TrajectoryStatus = TrajectoryStatus.RUNNING) -> Any:
-    return SimpleNamespace(step=step, certain_since=certain_since, status=status)
+    is_over = status in (TrajectoryStatus.FINISHED, TrajectoryStatus.FAILED)
+    return SimpleNamespace(step=step, certain_since=certain_since, is_over=is_over)
 
 
 @pytest.mark.parametrize(
