@@ -66,7 +66,7 @@ def findings(config: Config, output: Path, may_queue: bool = True) -> Iterator[F
         topic = f"structure {trajectory.name}" + (f" and {more} more" if more else "")
         for finding in _guarded(topic, lambda t=trajectory: _structure(t, config, elements)):  # type: ignore[misc]
             broken = broken or finding.level == "problem"
-            yield replace(finding, topic=topic)
+            yield replace(finding, topic=topic) if finding.topic == f"structure {trajectory.name}" else finding
     known: set[str] = set()
     for finding in _guarded("data", lambda: _data(config, known)):
         broken = broken or finding.level == "problem"
