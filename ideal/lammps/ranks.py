@@ -208,8 +208,8 @@ def _hello(connection: socket.socket, token: str) -> int | None:
         if not hmac.compare_digest(str(header["token"]), token):
             return None
         number = int(header["rank"])
-    except (OSError, ClosedError, KeyError, ValueError):
-        return None
+    except (OSError, ClosedError, KeyError, ValueError, TypeError, OverflowError, MemoryError, RecursionError):
+        return None  # whatever a stranger may say
     connection.settimeout(None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return number

@@ -139,7 +139,11 @@ class Rank:
 def watch(connection: socket.socket, busy: threading.Event) -> None:
     """End this process when the sampler is gone while LAMMPS is busy, which may be for an hour."""
     while busy.wait():
-        if select.select([connection], [], [], 1.0)[0] and not connection.recv(1, socket.MSG_PEEK):
+        try:
+            gone = bool(select.select([connection], [], [], 1.0)[0]) and not connection.recv(1, socket.MSG_PEEK)
+        except OSError:  # reset
+            gone = True
+        if gone:
             os._exit(1)
         time.sleep(0.1)
 
