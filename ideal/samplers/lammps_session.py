@@ -21,6 +21,7 @@ U, KINETIC, FIXED = "ideal_u", "ideal_ke", "ideal_fixed"
 """Ids of what is put between the script's own: computes with u and the kinetic energy, group and fix of fixed atoms."""
 RANGE_REMEDY = "shorten the timestep, start from a relaxed structure or check that the model knows such environments"
 
+_MODEL, _UNCERTAINTY = "model/model.safetensors", "uncertainty.safetensors"
 _SKIN = "2.0"  # LAMMPS' default in metal and real
 _REMEDIES = {
     "Lost atoms": RANGE_REMEDY,
@@ -98,7 +99,7 @@ class Session:
         path = self._folder / "resumed.restart"
         path.write_bytes(restart)
         keep = self._source.keeps_pair_style
-        self._commands(self._template.resumed(stage, str(path), self._first(), self._boxed(), keep))
+        self._commands(self._template.resumed(stage, path.name, self._first(), self._boxed(), keep))
         self._texts(self._behind(stage))
 
     def enter(self, stage: int) -> tuple[int | None, int]:
@@ -151,18 +152,18 @@ class Session:
     def restart(self) -> bytes:
         """A restart file; a run without setup must not follow."""
         path = self._folder / "state.restart"
-        self._texts([f"write_restart {path}"])
+        self._texts([f"write_restart {path.name}"])
         return path.read_bytes()
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def _first(self) -> list[str]:
-        """In front of everything: log and variables."""
+        """In front of everything: log and variables. LAMMPS works in the folder; a name without it has no spaces."""
         values: dict[str, object] = {
-            "data": self._folder / "start.data",
+            "data": "start.data",
             "seed": self._seed,
-            "model": self._model_file,
-            "uncertainty": self._uncertainty_file,
+            "model": _MODEL,
+            "uncertainty": _UNCERTAINTY,
             "elements": " ".join(self._source.elements),
             "boundary": boundary(self._source.atoms),
             "here": self._config.input.parent,
@@ -170,7 +171,7 @@ class Session:
             **self._config.variables,
         }
         variables = [f'variable {name} index "{value}"' for name, value in values.items()]
-        return [f"log {self._folder / 'log.lammps'} append", "box tilt large", *variables]
+        return ["log log.lammps append", "box tilt large", *variables]
 
     def _boxed(self) -> list[str]:
         """As soon as there is a box: the model, what is measured, the fixed atoms."""
@@ -207,10 +208,10 @@ class Session:
         """What makes the pair style follow the model."""
         if self._source.keeps_pair_style:
             return self._template.reload()
-        return [f"pair_coeff * * {self._model_file} {' '.join(self._source.elements)}"]
+        return [f"pair_coeff * * {_MODEL} {' '.join(self._source.elements)}"]
 
     def _score(self) -> str:
-        return f"compute {U} all ideal/uncertainty/atom {self._uncertainty_file} {' '.join(self._source.elements)}"
+        return f"compute {U} all ideal/uncertainty/atom {_UNCERTAINTY} {' '.join(self._source.elements)}"
 
     def _thermometer(self) -> str:
         """The compute whose temperature the script prints."""
@@ -220,20 +221,12 @@ class Session:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _model_file(self) -> Path:
-        return self._folder / "model" / "model.safetensors"
-
-    @property
-    def _uncertainty_file(self) -> Path:
-        return self._folder / "uncertainty.safetensors"
-
     def _save(self, learned: Learned) -> None:
         """Write model and distribution to where LAMMPS reads them."""
         if learned.potential is not None:
-            learned.potential.save(self._model_file.parent)
+            learned.potential.save((self._folder / _MODEL).parent)
         if learned.uncertainty is not None:
-            learned.uncertainty.save(self._uncertainty_file)
+            learned.uncertainty.save(self._folder / _UNCERTAINTY)
 
     def _load_plugin(self) -> None:
         hello = self._first_answer("hello")

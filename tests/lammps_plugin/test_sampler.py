@@ -77,7 +77,7 @@ def make(plugin: Path, tmp_path: Path, model: IdealCalculator, uncertainty: Soap
             seed=5,
             max_force=max_force,
             uncertainty=known or uncertainty,
-            folder=tmp_path / f"work{len(made)}",
+            folder=tmp_path / f"work {len(made)}",
         )
         made.append(sampler)
         return sampler
@@ -235,7 +235,7 @@ def test_stages_ramps_regions(ranks: int, make: Make, tmp_path: Path) -> None:
         whole.advance(10)
     assert (whole.step, whole.finished) == (50, True)
     assert np.isclose(whole.atoms.cell[0, 0], 1.05 * length)
-    assert (tmp_path / "work0" / "last.data").is_file()
+    assert (tmp_path / "work 0" / "last.data").is_file()
     for state in (states[1], states[4]):
         again = make(STAGES, ranks=ranks, variables={"hot": 600})
         again.restore(state)
