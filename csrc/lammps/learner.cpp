@@ -107,6 +107,7 @@ std::string Learner::address() const { return settings_.host + ":" + settings_.p
 bool Learner::greet(double seconds)
 {
     const auto begin = Clock::now();
+    refusal_.clear();
     if (!link_->connect(seconds)) return false;
     MessageWriter hello("hello");
     hello.integer("protocol", learner_protocol);
@@ -124,9 +125,8 @@ bool Learner::greet(double seconds)
         return false;
     }
     if (answer->kind != "welcome") {
-        version_refused_ = true;
+        refusal_ = "refused: " + answer->text;
         link_->close();
-        run_ = answer->text; // why not
         return false;
     }
     run_ = answer->run;
@@ -139,9 +139,7 @@ bool Learner::greet(double seconds)
 bool Learner::find_again(double seconds)
 {
     tried_ = Clock::now();
-    const std::string run = run_;
     if (!greet(seconds)) {
-        run_ = run;
         backoff_ = std::min(2 * backoff_, longest_backoff);
         return false;
     }
@@ -215,13 +213,12 @@ Learner::Outcome Learner::start(UncertaintyAdaptor& adaptor, double threshold)
             elements_ += fmt::format("{}\"{}\"", type > 1 ? ", " : "", adaptor.symbol(type));
         elements_ += "]";
         model_wanted_ = dynamic_cast<PairIdeal*>(force->pair_match("ideal", 1)) != nullptr;
-        version_refused_ = false;
         bool there = greet(greeting_seconds);
-        for (int k = 1; k < first_attempts && !there && !version_refused_; ++k) {
+        for (int k = 1; k < first_attempts && !there && refusal_.empty(); ++k) {
             pause(first_pause);
             there = greet(greeting_seconds);
         }
-        if (version_refused_) problem = "refused: " + run_;
+        if (!refusal_.empty()) problem = refusal_;
         else if (!there) problem = "not there (" + link_->problem() + "); start `ideal-run serve CONFIG.yaml` first, it prints "
                                    "the words for this fix when it is ready";
         else if (version_.empty()) {
@@ -297,13 +294,22 @@ Learner::Outcome Learner::wait(UncertaintyAdaptor& adaptor)
             else if (!link_->connected()) pause(0.1);
             outcome.gave_up = !outcome.answered && seconds_since(heard_) > settings_.timeout;
         }
-        if (outcome.gave_up) outcome.text = link_->connected() ? "it is silent" : link_->problem();
+        if (outcome.gave_up) outcome.text = link_->connected() ? "it is silent" : refusal_.empty() ? link_->problem() : refusal_;
         call_others();
     } else {
         sleep_until_called();
     }
     share(outcome, adaptor);
     return outcome;
+}
+
+void Learner::abandon()
+{
+    leave(); // a learner that works in silence need not wait for more of this run
+    if (link_) link_->close();
+    request_ = 0;
+    connected_ = false;
+    pending_.clear();
 }
 
 /// At the end of LAMMPS its clock and its forces are gone before its fixes are.

@@ -75,8 +75,8 @@ public:
              const CheckValues& values);
     /// Wait for the answer.
     Outcome wait(class UncertaintyAdaptor& adaptor);
-    /// Forget the request.
-    void abandon() { request_ = 0; }
+    /// Forget the request, and hang up: on the same connection the learner still owes its answer, and takes no other.
+    void abandon();
     /// Say good-bye. Needs nothing of LAMMPS any more.
     void leave();
 
@@ -102,8 +102,8 @@ private:
     // Of rank 0.
     std::unique_ptr<LearnerClient> link_;
     std::string token_, version_, elements_, pending_, bye_;
+    std::string refusal_; // why the learner did not welcome us when last asked
     bool model_wanted_ = false;
-    bool version_refused_ = false;
     double backoff_ = 1;
     Clock::time_point tried_, told_, heard_;
     std::vector<char> distribution_, model_;

@@ -18,6 +18,7 @@ from ase.build import bulk
 from ase.io import read
 from ase.io.lammpsdata import write_lammps_data
 
+from ideal.lammps.serve import connections
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.uncertainty.mahalanobis import SoapMahalanobis
 
@@ -201,6 +202,29 @@ def test_learner_that_comes_back(ranks: int, learning: Learning, plugin: Path, t
             wait_for(lambda: bool(learning.events("trajectory_finished")), "no good-bye")
     finished = [event["key"] for event in learning.events("label_finished")]
     assert len(finished) == len(set(finished))
+
+
+def test_a_request_that_was_given_up_is_not_in_the_way(
+    learning: Learning, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run asks anew, though the learner still works on what the last one asked for."""
+    monkeypatch.setattr(connections, "ALIVE_SECONDS", 1000.0)
+    (tmp_path / "gate").touch()
+    (tmp_path / "pause.sh").write_text("until [ -e go ]; do sleep 0.05; done\n")
+    with learning:
+        text = script(learning.port, keywords="timeout 5")
+        text += "run 10\n" + PAUSE + "timer timeout off\nrun 10\nprint AFTER\n"
+        with running(text, tmp_path, plugin) as lammps:
+            lammps.wait_for("READY")
+            assert "it is silent" in lammps.output
+            monkeypatch.setattr(connections, "ALIVE_SECONDS", 0.1)
+            (tmp_path / "gate").unlink()
+            (tmp_path / "go").touch()
+            assert lammps.end() == 0, lammps.output
+            assert "the learner says" not in lammps.output
+            assert "answered: " in lammps.output
+            assert "AFTER" in lammps.output
+            wait_for(lambda: bool(learning.events("trajectory_finished")), "no good-bye")
 
 
 @pytest.mark.mpi
