@@ -83,6 +83,12 @@ class TrajectoryConfig(Section):
                 f"temperatures {self.temperatures}: a sampler of type {self.sampler.type} has no one temperature that "
                 "they could replace; leave them out"
             )
+        names = [f"{value:g}" for value in self.temperatures]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"temperatures {self.temperatures}: some are equal, or too near for names of their own; write each "
+                "once, and `copies` for several trajectories"
+            )
         return self
 
     def each(self) -> list[TrajectoryConfig]:

@@ -89,6 +89,11 @@ def test_copies_and_temperatures_stand_for_many_trajectories(folder: Path) -> No
     assert parse_config(yaml.safe_load(dump_config(config)), folder) == config
 
 
+def test_temperatures_are_given_once_each(folder: Path) -> None:
+    one = {"structure": "li.extxyz", "temperatures": [300, 450, 300.0]}
+    assert "some are equal" in mistake(folder, ("trajectories",), [one])
+
+
 def test_temperatures_need_a_sampler_that_has_one(folder: Path) -> None:
     one = {"structure": "li.extxyz", "temperatures": [300], "sampler": {"type": "relaxation"}}
     assert "a sampler of type relaxation has no one temperature" in mistake(folder, ("trajectories",), [one])
