@@ -108,7 +108,12 @@ def _say_how(console: Any, directory: Path, event: dict[str, Any]) -> None:
     threshold = 3.0 if event["threshold"] is None else event["threshold"]
     for line in (
         f"Serving on {host}:{event['port']}. In the LAMMPS script, elements in the order of its atom types:",
-        f"fix learn all ideal 10 {directory / 'uncertainty.safetensors'} {elements} threshold {threshold:.3g} &",
-        f"    learn {host}:{event['port']} token-file {directory / TOKEN_FILE}",
+        f"fix learn all ideal 10 {_word(directory / 'uncertainty.safetensors')} {elements} threshold {threshold:.3g} &",
+        f"    learn {host}:{event['port']} token-file {_word(directory / TOKEN_FILE)}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _word(path: Path) -> str:
+    """A path as one word of a LAMMPS script."""
+    return f'"{path}"' if " " in str(path) else str(path)

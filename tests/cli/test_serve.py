@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from ideal.cli.serve import _word
 from ideal.lammps.serve.messages import PROTOCOL, MessageReader, encode
 
 from .conftest import tiny_config, write_config
@@ -80,3 +81,8 @@ def test_a_run_that_was_not_served_is_left_alone(ideal_run: Run, folder: Path) -
     result = ideal_run("serve", ".")
     assert result.exit_code == 2
     assert "holds a run that was not served" in " ".join(result.stderr.split())
+
+
+def test_a_path_is_one_word_of_a_script() -> None:
+    assert _word(Path("/run/serve.token")) == "/run/serve.token"
+    assert _word(Path("/my run/serve.token")) == '"/my run/serve.token"'
