@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
-from ase.constraints import FixAtoms
 
 from ideal.config import DynamicsSection
-from ideal.errors import ConfigError, SamplerError
+from ideal.errors import SamplerError
 from ideal.samplers import velocities
 from ideal.samplers.integrators import INTEGRATORS
+from ideal.samplers.structures import prepare
 
 _CONSERVES_ROTATION = ("nve", "nvt_bussi")
 _REMEDY = "shorten sampler.timestep, start from a relaxed structure or check that the model knows such environments"
@@ -70,16 +70,13 @@ class MolecularDynamics:
         *,
         name: str = "md",
     ) -> None:
-        if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
-            raise SamplerError(f"trajectory {name!r}: the structure is empty or has positions that are not finite")
-        self.atoms = atoms.copy()
+        self.atoms = prepare(atoms, config.fix_atoms, name)
         self.config = config
         self.name = name
         self.max_temperature = max_temperature
         self.max_force = max_force
         self._step = 0
         self._rng = np.random.default_rng([seed, 1])
-        self._add_constraints()
         self._degrees_of_freedom = velocities.count_degrees_of_freedom(
             self.atoms, without_rotation=config.ensemble in _CONSERVES_ROTATION
         )
@@ -285,19 +282,6 @@ class MolecularDynamics:
         self._integrator.set_variables(snapshot["variables"])
 
     # --- the start ----------------------------------------------------------------------------------------------------
-
-    def _add_constraints(self) -> None:
-        wanted = self.config.fix_atoms
-        if not wanted:
-            return
-        wrong = [index for index in wanted if not 0 <= index < len(self.atoms)]
-        if wrong:
-            raise ConfigError(
-                f"trajectory {self.name!r}: sampler.fix_atoms names atom {wrong[0]}, the structure has "
-                f"{len(self.atoms)} "
-                f"atoms; write indices from 0 to {len(self.atoms) - 1}"
-            )
-        self.atoms.set_constraint([*self.atoms.constraints, FixAtoms(indices=sorted(set(wanted)))])
 
     def _start_velocities(self, rng: np.random.Generator) -> None:
         start = self.config.initial_temperature

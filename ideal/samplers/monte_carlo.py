@@ -3,7 +3,8 @@
 One step is one trial move of `ideal.samplers.moves` (Metropolis et al., 10.1063/1.1699114), or one time step of the
 dynamics. Step sizes follow the share of accepted moves only during ``burn_in``; from then on nothing depends on the
 past, and the moves are in detailed balance with exp(-(E - tau U) / kT), or at constant pressure with its NPT analogue.
-Langevin dynamics between them keeps the same distribution, as far as its time step allows.
+Langevin dynamics between them keeps the same distribution, as far as its time step allows and no limit or factor of
+an element changes its bias.
 
 tau is found as in `BiasedDynamics`. Without dynamics it is fixed after its burn-in. With dynamics it goes on following
 the forces, from block to block; within a block of moves it is constant.
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
-from ase.constraints import FixAtoms
 
 from ideal.config import BiasConfig, BiasedDynamicsConfig, MolecularDynamicsConfig, MonteCarloConfig
 from ideal.errors import ConfigError, SamplerError, UncertaintyError
@@ -27,6 +27,7 @@ from ideal.samplers.bias_strength import Strength
 from ideal.samplers.biased_dynamics import BiasedDynamics, uncertainty_of_structure
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.samplers.moves import Move, Trial, make_moves, overlaps
+from ideal.samplers.structures import prepare
 from ideal.samplers.velocities import free_atoms
 from ideal.uncertainty.base import AtomwiseUncertainty, TotalUncertainty
 
@@ -71,15 +72,14 @@ class MonteCarlo:
         *,
         name: str = "mc",
     ) -> None:
-        if len(atoms) == 0 or not np.isfinite(atoms.positions).all():
-            raise SamplerError(f"trajectory {name!r}: the structure is empty or has positions that are not finite")
         self.config = config
         self.name = name
         self.max_force = max_force
         self._physical = calculator
         self._rng = np.random.default_rng([seed, 2])
         self._step = 0
-        self._atoms = _held(atoms, config.fix_atoms, name)
+        self._atoms = prepare(atoms, config.fix_atoms, name)
+        self._atoms.arrays.pop("momenta", None)
         self._free = free_atoms(self._atoms)
         self._moves: dict[str, Move] = make_moves(config, self._atoms, name)
         weights = np.array([getattr(config.moves, move) for move in self._moves])
@@ -342,18 +342,3 @@ class MonteCarlo:
             prefix = "dynamics."
             self._dynamics.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
             self._is_moved = bool(state["is_moved"])
-
-
-def _held(atoms: Atoms, fixed: list[int], name: str) -> Atoms:
-    """A copy without momenta, with further atoms held."""
-    held = atoms.copy()
-    held.arrays.pop("momenta", None)
-    wrong = [index for index in fixed if index >= len(atoms)]
-    if wrong:
-        raise ConfigError(
-            f"trajectory {name!r}: sampler.fix_atoms names atom {wrong[0]}, the structure has {len(atoms)} atoms; "
-            f"write indices from 0 to {len(atoms) - 1}"
-        )
-    if fixed:
-        held.set_constraint([*held.constraints, FixAtoms(indices=sorted(set(fixed)))])
-    return held
