@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,8 @@ from ideal.errors import SamplerError
 from ideal.samplers import MolecularDynamics
 
 from .conftest import Finished
-from .runs import copper_config, events, named, trajectory
+from .runs import copper_config, events, in_child, named, trajectory
+from .test_resume import kill_at
 
 
 def moving(**sampler: Any) -> Trajectory:
@@ -122,3 +124,26 @@ def test_explosion_is_tried_again_and_told(tmp_path: Path) -> None:
         Engine.create(config, tmp_path / "run").run()
     names = [event["event"] for event in events(tmp_path / "run")]
     assert names.count("trajectory_restarted") == 1 and names.count("trajectory_failed") == 1
+
+
+@pytest.mark.slow
+def test_killed_run_goes_back_as_the_uninterrupted_one(reference: Finished, tmp_path: Path) -> None:
+    shutil.copy(reference.path / "initial_labels.extxyz", tmp_path / "known.extxyz")
+    config = copper_config(
+        tmp_path,
+        trajectories=[trajectory("hot"), trajectory("cold", sampler={"temperature": 1.0, "steps": 8})],
+        dataset={"initial": "known.extxyz", "validation_fraction": 0.0},
+        labelling__code__arguments={"failing": 1.0},
+        uncertainty__threshold={"type": "fixed", "value": 3.0},
+        embedding__max_atoms=200,
+        engine__restarts=2,
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    Engine.create(config, whole).run()
+    child = in_child(lambda: Engine.create(config, killed, kill_at("trajectory_restarted", 2)).run())
+    assert child == -signal.SIGKILL
+    Engine.resume(killed).run()
+    for kind in ("trajectory_restarted", "trajectory_failed", "check"):
+        assert named(killed, kind) == named(whole, kind)
+    for file in ("trajectories/hot.extxyz", "trajectories/cold.extxyz"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()
