@@ -154,7 +154,7 @@ class ServedRun(Engine):
                 else:
                     with self._journal.times.stage("labelling_wait"):
                         self._calculations.wait(IDLE)
-            while True:
+            for _ in range(inbox.qsize()):  # not what comes meanwhile: a client that never stops must not stop the rest
                 self._arrived(inbox.get_nowait())
 
     def _arrived(self, arrival: Arrival) -> None:
