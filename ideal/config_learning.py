@@ -168,11 +168,12 @@ class OnlineConfig(Section):
         "of the start and those that `validation_fraction` holds back.",
     )
     validation_fraction: float = Field(
-        0.1,
+        0.0,
         ge=0,
         lt=1,
         description="Part of the run's labels that is not learned but joins the validation labels, drawn by their "
-        "keys; of every update at least one label is learned. 0: the validation labels stay those of the start.",
+        "keys; of every update at least one label is learned. 0.1 is for runs of hundreds of labels. 0: the "
+        "validation labels stay those of the start.",
     )
     retries: int = Field(
         1,

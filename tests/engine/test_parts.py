@@ -87,7 +87,7 @@ def test_event_is_one_line_of_json_with_plain_types() -> None:
     assert json.loads(line) == {
         "time": 5.0, "event": "check", "trajectory": "md", "step": 1, "time_fs": 2.0, "temperature": 300.0,
         "potential_energy": -1.0, "kinetic_energy": 0.1, "max_u": 1.5, "threshold": 2.0, "n_uncertain": 0,
-        "volume": None,
+        "volume": None, "observables": {},
     }  # fmt: skip
 
 
