@@ -30,13 +30,14 @@ def test_a_run_in_the_ranks_of_an_mpi_launch(tmp_path: Path) -> None:
     )
     (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parents[1]), *sys.path[1:]])
+    path = os.pathsep.join([str(here), *sys.path[1:]])  # as here: not the sources beside the tests, if installed
     done = subprocess.run(
         [launcher, "-n", "3", sys.executable, "-m", "ideal.cli.app", "run", tmp_path, "--output", tmp_path / "run"],
         capture_output=True,
         text=True,
         timeout=250,
         check=False,
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stdout + done.stderr
