@@ -232,7 +232,7 @@ void forward(const ModelView& m, const BlockView& block, const ModelChunk& chunk
     Take take{scratch};
     BlockState s = take_state(m, chunk.n_atoms, chunk.n_edges, false, take);
     up_to_messages(m, block, chunk, s);
-    memcpy(new_edges, s.edges2, sizeof(float) * static_cast<size_t>(chunk.n_edges) * m.units);
+    if (chunk.n_edges > 0) memcpy(new_edges, s.edges2, sizeof(float) * static_cast<size_t>(chunk.n_edges) * m.units);
     add_messages(m, chunk, s.message, new_nodes + static_cast<size_t>(chunk.first_atom) * m.units);
 }
 
