@@ -22,12 +22,13 @@ from ideal.errors import ConfigError, did_you_mean
 from ideal.samplers.bias_strength import Strength
 from ideal.samplers.biased_surface import BiasedSurface, voigt
 from ideal.samplers.molecular_dynamics import MolecularDynamics
+from ideal.samplers.surface_dynamics import SurfaceDynamics
 from ideal.samplers.velocities import free_atoms
 from ideal.uncertainty.base import AtomwiseUncertainty, TotalUncertainty
 from ideal.uncertainty.structure import Largest, PowerMean
 
 
-class BiasedDynamics:
+class BiasedDynamics(SurfaceDynamics):
     """One trajectory of biased molecular dynamics.
 
     Args:
@@ -61,6 +62,8 @@ class BiasedDynamics:
         True
     """
 
+    _surface: BiasedSurface
+
     def __init__(
         self,
         atoms: Atoms,
@@ -75,38 +78,12 @@ class BiasedDynamics:
     ) -> None:
         self.config = config
         self._strength = Strength(config.bias)
-        self._surface = make_surface(config.bias, calculator, uncertainty, name)
-        self._dynamics = MolecularDynamics(atoms, self._surface, config, seed, max_temperature, max_force, name=name)
+        surface = make_surface(config.bias, calculator, uncertainty, name)
+        dynamics = MolecularDynamics(atoms, surface, config, seed, max_temperature, max_force, name=name)
+        super().__init__(dynamics, surface)
         self._free = free_atoms(self._dynamics.atoms)
 
     # --- what the engine reads ----------------------------------------------------------------------------------------
-
-    @property
-    def atoms(self) -> Atoms:
-        """A copy of the present configuration with the calculator of the physical surface."""
-        atoms = self._dynamics.atoms.copy()
-        atoms.calc = self._surface.physical
-        return atoms
-
-    @property
-    def step(self) -> int:
-        """Steps taken so far."""
-        return self._dynamics.step
-
-    @property
-    def time_fs(self) -> float:
-        """Simulated time in fs."""
-        return self._dynamics.time_fs
-
-    @property
-    def temperature(self) -> float:
-        """Instantaneous temperature in K."""
-        return self._dynamics.temperature
-
-    @property
-    def finished(self) -> bool:
-        """Whether ``config.steps`` steps are taken."""
-        return self._dynamics.finished
 
     @property
     def tau(self) -> float:
@@ -136,19 +113,6 @@ class BiasedDynamics:
             self._follow()
             self._dynamics.advance(1)
             self._record()
-
-    def set_calculator(self, calculator: BaseCalculator) -> None:
-        """Go on with another calculator, and an uncertainty that has learned, from the same positions and momenta.
-
-        Raises:
-            SamplerError: it gives no stress and the ensemble needs it.
-        """
-        self._surface.set_physical(calculator)
-        self._dynamics.set_calculator(self._surface)
-
-    def reseed(self, seed: int) -> None:
-        """Go on with other noise and new velocities (`MolecularDynamics.reseed`)."""
-        self._dynamics.reseed(seed)
 
     def _follow(self) -> None:
         """Let the surface have the strength of the next step."""

@@ -20,6 +20,7 @@ from ideal.models.calculator import is_same_structure
 from ideal.records import FloatArray
 from ideal.samplers.molecular_dynamics import MolecularDynamics
 from ideal.samplers.plumed_bias import PlumedBias, cut_back, read_files, sizes, write_files
+from ideal.samplers.surface_dynamics import SurfaceDynamics
 
 
 class PlumedSurface(Calculator):
@@ -138,7 +139,7 @@ class PlumedSurface(Calculator):
             self._plumed = None
 
 
-class PlumedDynamics:
+class PlumedDynamics(SurfaceDynamics):
     """One trajectory of molecular dynamics with PLUMED.
 
     Args:
@@ -162,6 +163,8 @@ class PlumedDynamics:
         {'bias_energy': 0.21}
     """
 
+    _surface: PlumedSurface
+
     def __init__(
         self,
         atoms: Atoms,
@@ -177,45 +180,13 @@ class PlumedDynamics:
         self.config = config
         place = Path.cwd() / f"{name}.plumed" if folder is None else folder.absolute()
         thermal_energy = units.kB * config.schedule("temperature")[1][0]
-        self._surface = PlumedSurface(
-            calculator, config.input, place, atoms, config.timestep * units.fs, thermal_energy
-        )
-        self._dynamics = MolecularDynamics(atoms, self._surface, config, seed, max_temperature, max_force, name=name)
-
-    # --- what the engine reads ----------------------------------------------------------------------------------------
-
-    @property
-    def atoms(self) -> Atoms:
-        """A copy of the present configuration with the calculator of the physical surface."""
-        atoms = self._dynamics.atoms.copy()
-        atoms.calc = self._surface.physical
-        return atoms
-
-    @property
-    def step(self) -> int:
-        """Steps taken so far."""
-        return self._dynamics.step
-
-    @property
-    def time_fs(self) -> float:
-        """Simulated time in fs."""
-        return self._dynamics.time_fs
-
-    @property
-    def temperature(self) -> float:
-        """Instantaneous temperature in K."""
-        return self._dynamics.temperature
-
-    @property
-    def finished(self) -> bool:
-        """Whether ``config.steps`` steps are taken."""
-        return self._dynamics.finished
+        surface = PlumedSurface(calculator, config.input, place, atoms, config.timestep * units.fs, thermal_energy)
+        dynamics = MolecularDynamics(atoms, surface, config, seed, max_temperature, max_force, name=name)
+        super().__init__(dynamics, surface)
 
     def observables(self) -> dict[str, float]:
         """The bias energy (eV) at the last step."""
         return {"bias_energy": self._surface.bias_energy}
-
-    # --- moving -------------------------------------------------------------------------------------------------------
 
     def advance(self, n: int) -> None:
         """Take up to ``n`` steps, fewer when ``config.steps`` is reached before.
@@ -235,15 +206,6 @@ class PlumedDynamics:
             except BaseException:
                 self._surface.go_back(mark)
                 raise
-
-    def set_calculator(self, calculator: BaseCalculator) -> None:
-        """Go on with another calculator from the same positions, momenta and bias."""
-        self._surface.set_physical(calculator)
-        self._dynamics.set_calculator(self._surface)
-
-    def reseed(self, seed: int) -> None:
-        """Go on with other noise and new velocities (`MolecularDynamics.reseed`)."""
-        self._dynamics.reseed(seed)
 
     # --- state --------------------------------------------------------------------------------------------------------
 
