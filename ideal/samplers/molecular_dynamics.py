@@ -22,7 +22,7 @@ from ideal.config import DynamicsSection
 from ideal.errors import SamplerError
 from ideal.samplers import velocities
 from ideal.samplers.integrators import INTEGRATORS
-from ideal.samplers.structures import prepare
+from ideal.samplers.structures import check_finite, check_forces, check_numbers, prepare
 
 _CONSERVES_ROTATION = ("nve", "nvt_bussi")
 _REMEDY = "shorten sampler.timestep, start from a relaxed structure or check that the model knows such environments"
@@ -187,20 +187,8 @@ class MolecularDynamics:
         self._integrator.set_variables(self._integrator.variables())  # an integrator may keep momenta of its own
 
     def _check(self, where: str) -> None:
-        forces = self.atoms.get_forces(apply_constraint=False)
-        arrays = (("positions", self.atoms.positions), ("momenta", self.atoms.get_momenta()), ("forces", forces))
-        for what, array in arrays:
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-            if bad.size:
-                raise SamplerError(f"{where}: the {what} of atom {bad[0]} are not finite; {_REMEDY}")
-        norms = np.linalg.norm(self.atoms.get_forces(), axis=1)
-        worst = int(norms.argmax())
-        if norms[worst] > self.max_force:
-            raise SamplerError(
-                f"{where}: the force on atom {worst} is {norms[worst]:.4g} eV/Å, above max_force "
-                f"{self.max_force:g} eV/Å; "
-                f"{_REMEDY}, or raise max_force"
-            )
+        check_forces(self.atoms, self.max_force, where, _REMEDY)
+        check_finite(where, _REMEDY, momenta=self.atoms.get_momenta())
         temperature = self.temperature
         if temperature > self.max_temperature:
             raise SamplerError(
@@ -243,12 +231,7 @@ class MolecularDynamics:
                 "configuration "
                 f"says {self.config.ensemble!r}; resume with the configuration of the run"
             )
-        if not np.array_equal(state["numbers"], self.atoms.numbers):
-            raise SamplerError(
-                f"trajectory {self.name!r}: the state has {len(state['numbers'])} atoms, other ones than "
-                "the structure's "
-                f"{len(self.atoms)}; resume with the structure of the run"
-            )
+        check_numbers(state, self.atoms, self.name)
         self._degrees_of_freedom = int(state["degrees_of_freedom"])
         self._integrator.degrees_of_freedom = self._degrees_of_freedom
         prefix = "integrator."

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 
 from ideal.errors import ConfigError, SamplerError
+from ideal.records import FloatArray
 
 
 def prepare(atoms: Atoms, fix_atoms: Sequence[int], name: str) -> Atoms:
@@ -50,11 +51,7 @@ def check_forces(atoms: Atoms, max_force: float, where: str, remedy: str) -> Non
     Raises:
         SamplerError: names the atom, the force and the limit.
     """
-    forces = atoms.get_forces(apply_constraint=False)
-    for what, array in (("position", atoms.positions), ("force", forces)):
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if bad.size:
-            raise SamplerError(f"{where}: the {what} of atom {bad[0]} is not finite; {remedy}")
+    check_finite(where, remedy, positions=atoms.positions, forces=atoms.get_forces(apply_constraint=False))
     norms = np.linalg.norm(atoms.get_forces(), axis=1)
     worst = int(norms.argmax())
     if norms[worst] > max_force:
@@ -62,6 +59,23 @@ def check_forces(atoms: Atoms, max_force: float, where: str, remedy: str) -> Non
             f"{where}: the force on atom {worst} is {norms[worst]:.4g} eV/Å, above max_force {max_force:g} eV/Å; "
             f"{remedy}, or raise max_force"
         )
+
+
+def check_finite(where: str, remedy: str, **arrays: FloatArray) -> None:
+    """Refuse values that are not finite.
+
+    Args:
+        where: begins the message.
+        remedy: ends it.
+        arrays: (n_atoms, 3) by their names, such as ``positions``.
+
+    Raises:
+        SamplerError: names array and atom.
+    """
+    for what, array in arrays.items():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if bad.size:
+            raise SamplerError(f"{where}: the {what} of atom {bad[0]} are not finite; {remedy}")
 
 
 def check_ends(first: Atoms, last: Atoms, name: str) -> None:
@@ -99,6 +113,15 @@ def check_same_atoms(state: Mapping[str, Any], atoms: Atoms, kind: str, name: st
             f"trajectory {name!r}: the state was saved by {str(state.get('kind', 'another sampler'))!r}, the "
             f"configuration says {kind!r}; resume with the configuration of the run"
         )
+    check_numbers(state, atoms, name)
+
+
+def check_numbers(state: Mapping[str, Any], atoms: Atoms, name: str) -> None:
+    """Refuse a state of another structure.
+
+    Raises:
+        SamplerError: says how many atoms each has.
+    """
     if not np.array_equal(state["numbers"], atoms.numbers):
         raise SamplerError(
             f"trajectory {name!r}: the state has {len(state['numbers'])} atoms, other ones than the structure's "
