@@ -20,7 +20,7 @@ from ideal.records import FloatArray
 from ideal.samplers.optimizers import largest_norm
 from ideal.samplers.own_results import OwnResults
 from ideal.samplers.search import REMEDY, Search
-from ideal.samplers.structures import check_forces, check_same_atoms, prepare
+from ideal.samplers.structures import check_forces, prepare
 
 
 class Dimer(Search):
@@ -141,14 +141,7 @@ class Dimer(Search):
             variables["old_direction"] = np.array(translation.direction_old)
         return variables
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned, here or in another process.
-
-        Raises:
-            SamplerError: the state belongs to another structure or sampler.
-        """
-        check_same_atoms(state, self.atoms, self.kind, self.name)
-        self._step, self._converged = int(state["step"]), bool(state["converged"])
+    def _set_variables(self, state: Mapping[str, Any]) -> None:
         self.atoms.set_cell(state["cell"], scale_atoms=False, apply_constraint=False)
         self.atoms.set_positions(state["positions"], apply_constraint=False)
         dimer, translation = self._dimer, self._translation

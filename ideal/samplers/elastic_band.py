@@ -23,7 +23,7 @@ from ideal.records import FloatArray
 from ideal.samplers.optimizers import largest_norm, make_optimizer
 from ideal.samplers.own_results import OwnResults
 from ideal.samplers.search import REMEDY, Search
-from ideal.samplers.structures import check_ends, check_forces, check_same_atoms, prepare
+from ideal.samplers.structures import check_ends, check_forces, prepare
 
 
 class ElasticBand(Search):
@@ -141,19 +141,12 @@ class ElasticBand(Search):
             "optimizer": self._optimizer.state(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned, here or in another process.
-
-        Raises:
-            SamplerError: the state belongs to another structure, sampler or number of images.
-        """
-        check_same_atoms(state, self.atoms, self.kind, self.name)
+    def _set_variables(self, state: Mapping[str, Any]) -> None:
         if len(state["positions"]) != len(self.configurations):
             raise SamplerError(
                 f"trajectory {self.name!r}: the state has {len(state['positions']) - 2} images, the configuration says "
                 f"{self.config.images}; resume with the configuration of the run"
             )
-        self._step, self._converged = int(state["step"]), bool(state["converged"])
         for image, positions in zip(self.configurations, state["positions"], strict=True):
             image.set_positions(positions, apply_constraint=False)
         self._band.climb = bool(state["climbing"])

@@ -18,7 +18,7 @@ from ideal.config import RelaxationConfig
 from ideal.errors import SamplerError
 from ideal.samplers.optimizers import largest_norm, make_optimizer
 from ideal.samplers.search import REMEDY, Search
-from ideal.samplers.structures import check_forces, check_same_atoms, prepare
+from ideal.samplers.structures import check_forces, prepare
 
 
 class Relaxation(Search):
@@ -124,14 +124,7 @@ class Relaxation(Search):
             "optimizer": self._optimizer.state(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned, here or in another process.
-
-        Raises:
-            SamplerError: the state belongs to another structure or sampler.
-        """
-        check_same_atoms(state, self.atoms, self.kind, self.name)
-        self._step, self._converged = int(state["step"]), bool(state["converged"])
+    def _set_variables(self, state: Mapping[str, Any]) -> None:
         self.atoms.set_cell(state["cell"], scale_atoms=False, apply_constraint=False)
         self.atoms.set_positions(state["positions"], apply_constraint=False)
         if self._filter is not None:

@@ -17,6 +17,7 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 
 from ideal.config import SearchSection
 from ideal.errors import SamplerError
+from ideal.samplers.structures import check_same_atoms
 
 REMEDY = "start from a better structure, lower sampler.max_move or check that the model knows such environments"
 
@@ -125,9 +126,15 @@ class Search(ABC):
             **self._variables(),
         }
 
-    @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, here or in another process.
+
+        Raises:
+            SamplerError: the state belongs to another structure or search.
+        """
+        check_same_atoms(state, self.atoms, self.kind, self.name)
+        self._set_variables(state)
+        self._step, self._converged = int(state["step"]), bool(state["converged"])
 
     # --- what each search adds ----------------------------------------------------------------------------------------
 
@@ -154,3 +161,7 @@ class Search(ABC):
     @abstractmethod
     def _variables(self) -> dict[str, Any]:
         """What else decides the future."""
+
+    @abstractmethod
+    def _set_variables(self, state: Mapping[str, Any]) -> None:
+        """Set what `_variables` returned."""
