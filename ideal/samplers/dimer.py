@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.constraints import FixAtoms
 from ase.mep import DimerControl, MinModeAtoms, MinModeTranslate
 
 from ideal.config import DimerConfig
@@ -21,6 +20,7 @@ from ideal.samplers.optimizers import largest_norm
 from ideal.samplers.own_results import OwnResults
 from ideal.samplers.search import REMEDY, Search
 from ideal.samplers.structures import check_forces, prepare
+from ideal.samplers.velocities import free_atoms
 
 
 class Dimer(Search):
@@ -72,7 +72,7 @@ class Dimer(Search):
     def _displacement(self, rng: np.random.Generator) -> FloatArray:
         """(n_atoms, 3) Å; zero for atoms that are fixed or far from the center."""
         displacement = rng.standard_normal((len(self.atoms), 3)) * self.config.displacement
-        moved = np.ones(len(self.atoms), dtype=bool)
+        moved = np.isin(np.arange(len(self.atoms)), free_atoms(self.atoms))
         center = self.config.center
         if center is not None:
             if center >= len(self.atoms):
@@ -80,10 +80,7 @@ class Dimer(Search):
                     f"trajectory {self.name!r}: sampler.center is {center}, the structure has {len(self.atoms)} atoms; "
                     f"write an index from 0 to {len(self.atoms) - 1}"
                 )
-            moved = self.atoms.get_distances(center, range(len(self.atoms)), mic=True) <= self.config.radius
-        for constraint in self.atoms.constraints:
-            if isinstance(constraint, FixAtoms):
-                moved[constraint.index] = False
+            moved &= self.atoms.get_distances(center, range(len(self.atoms)), mic=True) <= self.config.radius
         if not moved.any():
             raise ConfigError(
                 f"trajectory {self.name!r}: every atom within sampler.radius {self.config.radius:g} Å of atom {center} "
