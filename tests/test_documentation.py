@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ideal.config import load_config
+from ideal.config import Config, load_config, parse_config, read_yaml
+from ideal.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TEXTS = (".md", ".py", ".rst", ".yaml", ".sh", ".txt")
@@ -25,6 +26,32 @@ def test_the_configuration_reference_is_up_to_date() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/config.yaml")), ids=lambda p: p.parent.name)
 def test_the_configurations_of_the_examples_are_valid(path: Path) -> None:
     assert load_config(path).trajectories
+
+
+SNIPPETS = [
+    pytest.param(text, id=f"{file.stem}-{number}")
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("text", SNIPPETS)
+def test_every_snippet_of_yaml_is_valid(text: str, tmp_path: Path) -> None:
+    """Put where it belongs in the quick example; only the files that it names may be missing."""
+    (tmp_path / "snippet.yaml").write_text(text)
+    config = read_yaml(ROOT / "examples" / "quick" / "config.yaml")
+    for key, value in read_yaml(tmp_path / "snippet.yaml").items():
+        section = config
+        if key in ("sampler", "structure"):
+            section = config["trajectories"][0]
+        elif key not in Config.model_fields:
+            section = config["labelling"]
+        section[key] = value
+    try:
+        parse_config(config, ROOT / "examples" / "quick", "snippet")
+    except ConfigError as error:
+        wrong = [line for line in str(error).splitlines() if not re.search(r": no such (file|folder): ", line)]
+        assert not wrong, "\n".join(wrong)
 
 
 def test_every_extra_that_is_told_of_exists() -> None:
