@@ -120,7 +120,7 @@ def test_network_is_invariant_and_its_gradients_are_exact() -> None:
     assert potential.evaluate(atoms).energy == pytest.approx(found.energies[0])
 
 
-def test_walkers_keep_the_temperature_and_stop_where_they_are_told() -> None:
+def test_walkers_repeat_themselves_and_stop_where_they_are_told() -> None:
     from dipeptide import molecule
     from moments import SYMBOLS, MomentPotential
     from walkers import Dynamics, Uncertain, choose, walk
