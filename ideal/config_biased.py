@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from ideal.config_dynamics import DynamicsSection
+from ideal.config_sampler import Element
 from ideal.config_section import Section
 from ideal.quantities import Force, Temperature
-
-Element = Annotated[str, StringConstraints(pattern=r"^[A-Z][a-z]?$")]
 
 
 class BiasConfig(Section):

@@ -11,11 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ideal.config_section import Section
 from ideal.errors import did_you_mean
 from ideal.quantities import Energy, Length, Temperature
+
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""``package.module:name``."""
 
 
 class DispersionConfig(Section):
@@ -399,9 +402,7 @@ class AseConfig(CodeSection):
     """Any ASE calculator, by import path."""
 
     type: Literal["ase"] = "ase"
-    calculator: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path, such as ase.calculators.emt:EMT."
-    )
+    calculator: ImportPath = Field(description="Import path, such as ase.calculators.emt:EMT.")
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the calculator.")
     force_consistent: bool = Field(True, description="Ask for the free energy where the calculator has one.")
 

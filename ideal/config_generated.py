@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from ideal.config_codes import ImportPath
 from ideal.config_section import Section
 from ideal.quantities import Temperature, Time
 
@@ -19,9 +20,8 @@ class GeneratedConfig(Section):
     count: int = Field(
         0, ge=0, description="Frames of each starting structure to label before the dynamics starts; 0: none."
     )
-    calculator: str | None = Field(
+    calculator: ImportPath | None = Field(
         None,
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
         description="Import path of the ASE calculator that moves the atoms, such as mace.calculators:mace_mp; null: "
         "the reference code, which then calculates every step.",
     )

@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ideal.config_sampler import SamplerSection
+from ideal.config_sampler import Element, SamplerSection
 
-Element = Annotated[str, StringConstraints(pattern=r"^[A-Z][a-z]?$")]
 GIVEN = ("data", "seed", "model", "uncertainty", "elements", "boundary", "here", "steps")
 """LAMMPS variables that the sampler sets; a template may use them, `variables` may not."""
 

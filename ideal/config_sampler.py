@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from ideal.config_section import Section
 from ideal.quantities import Pressure, Temperature, Time, parse_quantity
+
+Element = Annotated[str, StringConstraints(pattern=r"^[A-Z][a-z]?$")]
 
 
 class SchedulePoint(Section):
