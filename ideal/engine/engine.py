@@ -345,10 +345,6 @@ class Engine:
             self._turns.round()
         self._turns.settle()
 
-    def _take_and_learn(self) -> None:
-        """Take the cells that are made; whoever's answers are complete learns."""
-        self._turns.take_and_learn()
-
     # --- end ----------------------------------------------------------------------------------------------------------
 
     def _audit_last_interval(self) -> None:

@@ -56,10 +56,6 @@ class Mover:
         self._lockstep = lockstep
         self._after_step = after_step
 
-    def move(self, trajectory: Trajectory) -> FloatArray | None:
-        """Move one trajectory to its next check; see `move_together`."""
-        return self.move_together([trajectory])[0]
-
     def move_together(self, trajectories: Sequence[Trajectory]) -> list[FloatArray | None]:
         """Move each trajectory to its next check, step by step side by side.
 

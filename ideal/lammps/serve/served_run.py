@@ -126,7 +126,7 @@ class ServedRun(Engine):
             while not self._is_over():
                 self._take_in()
                 self._calculations.poll()
-                self._take_and_learn()
+                self._turns.take_and_learn()
                 self._answer()
                 self._status("running", now=False)
                 self._stop_if_asked()
