@@ -89,6 +89,7 @@ class Substructure:
         composition: what its composition was held to ("formula SiO2", "charges Al +3, O -2 (guessed)", "as cut").
         trajectory: name of the trajectory that the frame belongs to; empty where it was not told.
         step: MD step of the frame; None where it was not told.
+        physical: false when it was refused because atoms of the frame itself are in contact.
     """
 
     atoms: Atoms
@@ -106,6 +107,7 @@ class Substructure:
     composition: str = ""
     trajectory: str = ""
     step: int | None = None
+    physical: bool = True
 
     @property
     def parent_atom(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.data import chemical_symbols, covalent_radii
 
 from ideal import _core
 from ideal.records import FloatArray, IntArray
@@ -125,3 +125,42 @@ class ShortestDistances:
         """The largest shortest distance (Å) among the species in ``numbers``."""
         species = np.unique(numbers)
         return float(self._table[np.ix_(species, species)].max())
+
+    def contact(
+        self, numbers: IntArray, names: IntArray, first: IntArray, second: IntArray, distances: FloatArray
+    ) -> str:
+        """Says which of some pairs is in contact, and most so; empty when none is.
+
+        Args:
+            numbers: (n_atoms,) atomic numbers.
+            names: (n_atoms,) what the atoms are called.
+            first, second: (n_pairs,) atoms.
+            distances: (n_pairs,) Å.
+        """
+        if not len(distances):
+            return ""
+        limits = CONTACT * self.of(numbers[first], numbers[second])
+        worst = int(np.argmin(distances / limits))
+        if distances[worst] >= limits[worst]:
+            return ""
+        a, b = first[worst], second[worst]
+        return (
+            f"atoms {names[a]} and {names[b]} ({chemical_symbols[numbers[a]]}-{chemical_symbols[numbers[b]]}) are "
+            f"{distances[worst]:.3f} Å apart, in contact below {limits[worst]:.3f} Å; the frame is not physical there"
+        )
+
+
+def contact_in(atoms: Atoms, shortest: ShortestDistances) -> str:
+    """Says which two atoms of a structure are most in contact; empty when none are.
+
+    Args:
+        atoms: any cell.
+        shortest: of the training set.
+
+    Example:
+        >>> contact_in(Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 1.2]]), ShortestDistances())
+        'atoms 0 and 1 (Cu-Cu) are 1.200 Å apart, in contact below 1.795 Å; the frame is not physical there'
+    """
+    reach = CONTACT * shortest.longest(atoms.numbers)
+    pairs = periodic_pairs(atoms.positions, np.asarray(atoms.cell.complete()), atoms.pbc, reach)
+    return shortest.contact(atoms.numbers, np.arange(len(atoms)), pairs.first, pairs.second, pairs.distances)

@@ -29,7 +29,7 @@ from scipy.spatial import cKDTree
 from ideal.config import EmbeddingConfig
 from ideal.embedding.composition import choose_composition
 from ideal.embedding.crop import FrameView, Surroundings
-from ideal.embedding.distances import CONTACT, ShortestDistances
+from ideal.embedding.distances import CONTACT, ShortestDistances, contact_in
 from ideal.embedding.filler import FillerOptimization, Optimized, smallest_room
 from ideal.embedding.saturation import cut_cluster
 from ideal.embedding.search import EmbeddingUncertainty, Search
@@ -136,10 +136,10 @@ def _make(
         surroundings = view.surroundings(r_core, margin, config.max_atoms)
         touching = _core_contact(surroundings, shortest)
         if touching:
-            return _refused_core(atoms, surroundings, uncertainty, limit, touching)
+            return replace(_refused_core(atoms, surroundings, uncertainty, limit, touching), physical=False)
         if _hardly_smaller(surroundings, len(atoms)):
             if len(atoms) <= config.max_atoms:
-                return _whole_frame(atoms, index, uncertainty, limit)
+                return _whole_frame(atoms, index, uncertainty, limit, shortest)
             search.notes.append(
                 f"a cell with r_core {r_core:g} Å and margin {margin:g} Å is the whole frame of {len(atoms)} atoms"
             )
@@ -152,7 +152,7 @@ def _make(
         return _substructure(atoms, best, search, "")
     reason = search.reason()
     if len(atoms) <= config.max_atoms:
-        return _whole_frame(atoms, index, uncertainty, limit, reason)
+        return _whole_frame(atoms, index, uncertainty, limit, shortest, reason)
     if best is None:
         return _refused_core(atoms, surroundings, uncertainty, limit, reason)
     return _substructure(atoms, best, search, reason)
@@ -211,21 +211,9 @@ def _core_contact(surroundings: Surroundings, shortest: ShortestDistances) -> st
     """Names the closest pair of core atoms in contact; empty when there is none."""
     core = np.flatnonzero(surroundings.core)
     numbers, vectors = surroundings.numbers[core], surroundings.vectors[core]
-    pairs = cKDTree(vectors).query_pairs(CONTACT * shortest.longest(numbers), output_type="ndarray")
-    if not len(pairs):
-        return ""
-    first, second = pairs.T
-    distance = np.linalg.norm(vectors[first] - vectors[second], axis=1)
-    limit = CONTACT * shortest.of(numbers[first], numbers[second])
-    worst = int(np.argmin(distance / limit))
-    if distance[worst] >= limit[worst]:
-        return ""
-    a, b = core[first[worst]], core[second[worst]]
-    names = "-".join(chemical_symbols[surroundings.numbers[k]] for k in (a, b))
-    return (
-        f"atoms {surroundings.parents[a]} and {surroundings.parents[b]} ({names}) of the core are "
-        f"{distance[worst]:.3f} Å apart, in contact below {limit[worst]:.3f} Å; the frame is not physical there"
-    )
+    first, second = cKDTree(vectors).query_pairs(CONTACT * shortest.longest(numbers), output_type="ndarray").T
+    distances = np.linalg.norm(vectors[first] - vectors[second], axis=1)
+    return shortest.contact(numbers, surroundings.parents[core], first, second, distances)
 
 
 def _plain(atoms: Atoms, parent: Atoms, parents: IntArray) -> Atoms:
@@ -319,12 +307,20 @@ def _cluster(
         accepted=not reason,
         reason=reason,
         composition=f"whole molecules, {int(caps.sum())} hydrogen caps",
+        physical=not touching,
     )
 
 
 def _whole_frame(
-    atoms: Atoms, index: int, uncertainty: EmbeddingUncertainty, limit: float, reason: str = ""
+    atoms: Atoms,
+    index: int,
+    uncertainty: EmbeddingUncertainty,
+    limit: float,
+    shortest: ShortestDistances,
+    reason: str = "",
 ) -> Substructure:
+    """The frame as it is, refused where atoms of it are in contact; ``reason`` says why no smaller cell would do."""
+    touching = contact_in(atoms, shortest)
     everything = np.arange(len(atoms))
     whole = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     whole.set_array("crop_positions", atoms.positions)
@@ -340,9 +336,10 @@ def _whole_frame(
         u=u,
         max_u=0.0,
         threshold=limit,
-        accepted=True,
-        reason=reason,
+        accepted=not touching,
+        reason=touching or reason,
         whole_frame=True,
+        physical=not touching,
     )
 
 

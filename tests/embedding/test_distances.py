@@ -8,7 +8,13 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
-from ideal.embedding.distances import COVALENT_FRACTION, ShortestDistances, minimum_distances, periodic_pairs
+from ideal.embedding.distances import (
+    COVALENT_FRACTION,
+    ShortestDistances,
+    contact_in,
+    minimum_distances,
+    periodic_pairs,
+)
 
 
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, False, False)])
@@ -46,3 +52,12 @@ def test_unknown_pairs_take_covalent_radii() -> None:
     shortest = ShortestDistances({(8, 12): 1.9})
     assert shortest.of(np.array([12]), np.array([8]))[0] == 1.9
     assert shortest.of(np.array([8]), np.array([8]))[0] == pytest.approx(COVALENT_FRACTION * 2 * 0.66)
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_contact_names_the_two_atoms(pbc: bool) -> None:
+    atoms = Atoms("CuOCu", positions=[[0.1, 0, 0], [3, 0, 0], [8.9, 0, 0]], cell=[10, 9, 9], pbc=pbc)
+    found = contact_in(atoms, ShortestDistances({(29, 29): 2.5, (8, 29): 1.8}))
+    assert ("atoms 0 and 2 (Cu-Cu) are 1.200 Å apart, in contact below 2.000 Å" in found) is pbc
+    assert contact_in(atoms, ShortestDistances({(29, 29): 1.4, (8, 29): 1.8})) == ""
+    assert contact_in(Atoms("H"), ShortestDistances()) == ""

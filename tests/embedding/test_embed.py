@@ -223,8 +223,18 @@ def test_overlap_in_the_core_is_refused_with_its_distance(
     frame = copper_frame.copy()
     frame.positions[6] = frame.positions[5] + np.array([0.5, 0.0, 0.0])
     cell = embed(frame, 5, copper_uncertainty)
-    assert not cell.accepted and "0.500 Å" in cell.reason and "atoms 5 and 6" in cell.reason
+    assert not cell.accepted and not cell.physical
+    assert "0.500 Å" in cell.reason and "atoms 5 and 6" in cell.reason
     assert cell.parent_indices[cell.center] == 5
+
+
+def test_whole_frame_with_an_overlap_outside_of_the_core_is_refused(copper_uncertainty: RadialUncertainty) -> None:
+    wire = Atoms("Cu8", positions=np.arange(8)[:, None] * [2.5, 0, 0], pbc=False)
+    config = EmbeddingConfig(r_core=3.0, margin=20.0)
+    assert embed(wire, 0, copper_uncertainty, config=config).whole_frame
+    wire.positions[7] = wire.positions[6] + [0.5, 0, 0]
+    cell = embed(wire, 0, copper_uncertainty, config=config)
+    assert not cell.accepted and not cell.physical and "atoms 6 and 7 (Cu-Cu) are 0.500 Å apart" in cell.reason
 
 
 @pytest.mark.parametrize("index", [256, -257, 1.0, True])
