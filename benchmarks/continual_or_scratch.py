@@ -23,6 +23,7 @@ import yaml
 from ideal.cli.progress import read_events
 from ideal.config import Config, TrainingConfig, load_config
 from ideal.dataset import Dataset, read_labels
+from ideal.engine.run_directory import LABEL_STORE
 from ideal.labelling.store import LabelStore
 from ideal.models import make_potential
 from ideal.records import Label
@@ -107,7 +108,7 @@ def _divide(dataset: Dataset, group: Sequence[Label]) -> list[Label]:
 def _groups(run: Path) -> list[list[Label]]:
     """The labels learned by each update, in the order of their arrival."""
     sizes = [event["labels"] for event in read_events(run / "events.jsonl") if event["event"] == "updated"]
-    with LabelStore(run / "labels.sqlite", read_only=True) as store:
+    with LabelStore(run / LABEL_STORE, read_only=True) as store:
         labels = [label for label in store.labels() if label.info.get("purpose") != "initial"]
     ends = np.minimum(np.cumsum(sizes), len(labels)).tolist()
     groups = [labels[start:end] for start, end in zip([0, *ends], ends, strict=False)]

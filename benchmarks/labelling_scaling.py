@@ -47,7 +47,7 @@ def structure(number: int, real: bool) -> Atoms:
 def labeller_of(code: dict[str, Any], executor: dict[str, Any], workers: int, folder: Path) -> Iterator[Labeller]:
     config = LabellingConfig(code=code, executor=executor, workers=workers)
     with (
-        LabelStore(folder / "labels.sqlite") as store,
+        LabelStore(folder / "labels.db") as store,
         open_executor(config, folder / "work") as pool,
         Labeller(make_code(config.code), store, folder / "work", executor=pool) as labeller,
     ):
