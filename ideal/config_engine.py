@@ -24,9 +24,10 @@ class EngineConfig(Section):
     restarts: int = Field(
         3,
         ge=0,
-        description="A trajectory that leaves the physical range, or none of whose labels can be calculated, goes back "
-        "to its last good state and on from there with other random numbers; so often in a row without getting past "
-        "the place. 0: the first fails, and one whose labels fail goes on where it is.",
+        description="A trajectory that leaves the physical range, asks in a frame whose atoms are in contact, or none "
+        "of whose labels can be calculated, goes back to its last good state and on from there with other random "
+        "numbers; so often in a row without getting past the place. 0: the first fails, and the others go on where "
+        "they are.",
     )
     batch_atoms: int = Field(
         24,
@@ -54,7 +55,7 @@ class StopConfig(Section):
         description="Mean absolute force error (eV/Å) on the validation labels (`dataset.validation_fraction`) after "
         "an update is at most this.",
     )
-    steps: int | None = Field(None, ge=1, description="MD steps, all trajectories together.")
+    steps: int | None = Field(None, ge=1, description="Steps of all trajectories together.")
     wall_time: Duration | None = Field(
         None, gt=0, description="Wall time of all sessions in s (text: '8 h'); makes runs depend on the clock."
     )

@@ -8,7 +8,7 @@ with them are drawn and opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,19 @@ from ideal.engine.trajectory import LabelRequest, Trajectory
 from ideal.errors import EmbeddingError, UncertaintyError
 from ideal.records import FloatArray, Frame, Substructure
 from ideal.selection import LEARNED_RADIUS, Pending, select
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a cell earns no label.
+
+    Attributes:
+        reason: one line; empty for a cell that is known already.
+        physical: false when atoms of the frame itself are in contact there.
+    """
+
+    reason: str
+    physical: bool = True
 
 
 class Asker:
@@ -109,6 +122,19 @@ class Asker:
         """The audits that go with ``n_selected`` cells of one frame."""
         return self.open_audits(self._auditor.close(n_selected))
 
+    def open_way(self, trajectory: Trajectory, cell: OpenCell) -> list[OpenCell]:
+        """The cell that takes the place of one whose frame is not physical: around the same atoms, on the way there.
+
+        Args:
+            trajectory: whose frame it is.
+            cell: was refused.
+
+        Returns:
+            One cell of the last frame in which no atoms were in contact; none where there is no such frame.
+        """
+        frame = trajectory.way.last_physical(cell.atoms, self._learner.min_distances)
+        return [] if frame is None else [replace(cell, atoms=frame.atoms, step=frame.step)]
+
     def open_audits(self, draws: Sequence[AuditDraw]) -> list[OpenCell]:
         """The cells of environments that were drawn from those held for certain."""
         learner = self._learner
@@ -161,8 +187,8 @@ class Asker:
         """Whether ``engine.max_labels`` leaves a label for it."""
         return (self._budget.selected if cell.purpose == "selected" else self._budget.audits) >= 1
 
-    def take(self, cell: OpenCell, asked: Sequence[LabelRequest]) -> LabelRequest | None:
-        """The request for a cell, waited for where it is not made yet; None when it is refused or known.
+    def take(self, cell: OpenCell, asked: Sequence[LabelRequest]) -> LabelRequest | Refusal:
+        """The request for a cell, waited for where it is not made yet, or why there is none.
 
         Writes and tells either way.
 
@@ -183,17 +209,16 @@ class Asker:
                 Embedded(name, step, atom, False, str(error), 0, float("nan"), 0.0, key="", purpose=cell.purpose)
             )
             if cell.purpose == "audit":
-                return None
+                return Refusal(str(error))
             raise
         made = replace(made, trajectory=name, step=step)
-        request = None
-        reason = made.reason
+        answer: LabelRequest | Refusal = Refusal(made.reason, made.physical)
         if made.accepted:
             request = self._calculations.request(cell_to_label(made.atoms), _origin(cell, made))
-            reason = self._known(request.key, {other.key for other in asked})
-        if reason:
-            request = None
-        key = request.key if request else ""
+            known = self._known(request.key, {other.key for other in asked})
+            answer = Refusal(known) if known else request
+        reason = answer.reason if isinstance(answer, Refusal) else ""
+        key = answer.key if isinstance(answer, LabelRequest) else ""
         directory = self._journal.directory
         with self._journal.times.stage("io"):
             directory.log("substructures.extxyz").append(substructure_frame(made, key, name, step, atom))
@@ -203,7 +228,7 @@ class Asker:
                 trajectory=name,
                 step=step,
                 atom=atom,
-                accepted=request is not None,
+                accepted=not reason,
                 reason=reason,
                 n_atoms=len(made.atoms),
                 max_u=float(made.max_u),
@@ -212,7 +237,7 @@ class Asker:
                 purpose=cell.purpose,
             )
         )
-        return request
+        return answer
 
     def take_audits(self, draws: Sequence[AuditDraw]) -> list[LabelRequest]:
         """Requests for environments that were drawn, all at once.
@@ -224,9 +249,9 @@ class Asker:
         self.order(cells)
         requests: list[LabelRequest] = []
         for cell in cells:
-            request = self.take(cell, requests)
-            if request is not None:
-                requests.append(request)
+            answer = self.take(cell, requests)
+            if isinstance(answer, LabelRequest):
+                requests.append(answer)
         self._journal.counters.audits_missing += len(draws) - len(requests)
         return requests
 

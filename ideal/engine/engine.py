@@ -238,9 +238,9 @@ class Engine:
         self._lockstep = Lockstep(learner.potential)
         self._asker = self._make_asker(learner)
         self._trajectories = self._make_trajectories(learner, start)
-        restarter = Restarter(config, journal)
+        restarter = Restarter(config, journal, learner.min_distances)
         mover = Mover(config, learner, self._auditor, journal, restarter, self._lockstep, self._stop_if_asked)
-        self._requests = Requests(config, self._asker, mover, calculations, journal, self._save)
+        self._requests = Requests(config, self._asker, mover, restarter, calculations, journal, self._save)
         self._answers = Answers(
             self._trajectories, learner, self._calibrator, self._stop_rules, calculations, journal, self._in_order
         )

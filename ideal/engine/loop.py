@@ -226,7 +226,7 @@ class Loop:
         return not trajectory.open_cells and self._answers.complete(trajectory.requests, trajectory.announced)
 
     def _learn(self, trajectories: Sequence[Trajectory]) -> None:
-        """Learn what trajectories waited for; each goes on from its frame, or goes back if none of its labels came."""
+        """Learn what trajectories waited for; each goes on from its frame, or back if it is no place to go on from."""
         requests = [request for trajectory in trajectories for request in trajectory.requests]
         failures = {trajectory.name: self._failure(trajectory) for trajectory in trajectories}
         for trajectory in trajectories:
@@ -237,7 +237,9 @@ class Loop:
         self._answers.learn(requests, leader.name, leader.step, {other.name: other.step for other in others})
         for trajectory in trajectories:
             cause = failures[trajectory.name]
-            if not cause:
+            if trajectory.collapse:
+                self._restarter.go_back_or_fail(trajectory, trajectory.collapse)
+            elif not cause:
                 self._restarter.note_good(trajectory)
             elif self._restarter.can_go_back(trajectory):
                 self._restarter.go_back_or_fail(trajectory, f"none of its labels could be calculated: {cause}")

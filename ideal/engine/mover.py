@@ -86,6 +86,8 @@ class Mover:
                 if error is not None:
                     self.fail(trajectory, error)
                     found[trajectory.name] = None
+                else:
+                    self._restarter.note_step(trajectory)
             for trajectory in moving:
                 if trajectory.name not in found:
                     self._visit(trajectory, found)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ideal.config import Config
-from ideal.engine.asking import Asker
+from ideal.engine.asking import Asker, Refusal
 from ideal.engine.calculations import Calculations
 from ideal.engine.events import LabelSubmitted
 from ideal.engine.journal import Journal
 from ideal.engine.mover import Mover
 from ideal.engine.open_cells import OpenCell
+from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
 from ideal.errors import EmbeddingError, SamplerError, UncertaintyError
 from ideal.records import FloatArray
@@ -27,6 +28,7 @@ class Requests:
         config: the run's configuration.
         asker: opens and takes cells.
         mover: gives trajectories up.
+        restarter: says which can go back from a frame that is not physical.
         calculations: labels are sent there.
         journal: told, and counts.
         save: writes a checkpoint.
@@ -39,6 +41,7 @@ class Requests:
         config: Config,
         asker: Asker,
         mover: Mover,
+        restarter: Restarter,
         calculations: Calculations,
         journal: Journal,
         save: Callable[[], None],
@@ -46,6 +49,7 @@ class Requests:
         self._config = config
         self._asker = asker
         self._mover = mover
+        self._restarter = restarter
         self._calculations = calculations
         self._journal = journal
         self._save = save
@@ -112,20 +116,24 @@ class Requests:
     def take_made(self, trajectory: Trajectory, threshold: float) -> None:
         """Take the trajectory's cells that are made, in the order of asking, and send each accepted one at once.
 
-        A selected atom that cannot be embedded is told, counted and left out; so is an audit.
+        A selected atom that cannot be embedded is told, counted and left out; so is an audit. A frame that is not
+        physical around one asks for nothing more; the last physical one on the way there asks instead, and then the
+        trajectory goes back.
         """
         if trajectory.status is not TrajectoryStatus.WAITING or not trajectory.open_cells:
             return
-        taken = True
+        answer: LabelRequest | Refusal | None = None
         while trajectory.open_cells and self._asker.is_made(trajectory.open_cells[0]):
             try:
-                taken = self._take_first(trajectory)
+                answer = self._take_first(trajectory)
             except (EmbeddingError, UncertaintyError) as error:
                 self._give_up(trajectory, error)
         if not trajectory.open_cells and not trajectory.requests and trajectory.status is TrajectoryStatus.WAITING:
             trajectory.status = TrajectoryStatus.RUNNING
-            if taken:
-                self._refused(trajectory, threshold)
+            if trajectory.collapse:
+                self._restarter.go_back_or_fail(trajectory, trajectory.collapse)
+            elif isinstance(answer, Refusal):
+                self._refused(trajectory, threshold, answer)
 
     def wait(self, trajectory: Trajectory, seconds: float) -> None:
         """Return when the trajectory's next cell is made, or after ``seconds``."""
@@ -149,34 +157,43 @@ class Requests:
         for request in requests:
             self._calculations.submit(request)
 
-    def _take_first(self, trajectory: Trajectory) -> bool:
-        """Take a cell and send its label; false, and nothing is left open, where ``max_labels`` leaves none for it."""
+    def _take_first(self, trajectory: Trajectory) -> LabelRequest | Refusal | None:
+        """Take a cell and send its label; None, and nothing is left open, where ``max_labels`` leaves none for it."""
         cell, rest = trajectory.open_cells[0], trajectory.open_cells[1:]
-        may_take = self._asker.may_take(cell)
-        request, known_to_checkpoint = None, True
-        if may_take:
+        answer, known_to_checkpoint = None, True
+        if self._asker.may_take(cell):
             known_to_checkpoint = self._asker.is_current(cell)
-            request = self._asker.take(cell, trajectory.requests)
+            answer = self._asker.take(cell, trajectory.requests)
             trajectory.open_cells = rest
-            self._count_taken(trajectory, cell, request)
+            self._count_taken(trajectory, cell, answer)
         else:
             self._drop(trajectory, trajectory.open_cells)
-        audits = []
+        opened = []
+        if cell.purpose == "selected" and isinstance(answer, Refusal) and not answer.physical:
+            opened = self._ask_on_the_way(trajectory, cell, answer.reason)
         is_last = cell.purpose == "selected" and not trajectory.open_cells and trajectory.requests
         if is_last and self._config.engine.mode != "lockstep":
-            audits = trajectory.open_cells = self._asker.audits_of(len(trajectory.requests))
-        if audits or not known_to_checkpoint:
+            opened = trajectory.open_cells = self._asker.audits_of(len(trajectory.requests))
+        if opened or not known_to_checkpoint:
             self._save()
-        self._asker.order(audits)
-        if request is not None:
-            self.submit([request])
-        return may_take
+        self._asker.order(opened)
+        if isinstance(answer, LabelRequest):
+            self.submit([answer])
+        return answer
 
-    def _count_taken(self, trajectory: Trajectory, cell: OpenCell, request: LabelRequest | None) -> None:
-        if request is not None:
+    def _ask_on_the_way(self, trajectory: Trajectory, cell: OpenCell, reason: str) -> list[OpenCell]:
+        """The frame is not physical: drop the rest of it, and open a cell of how it came there if it will go back."""
+        self._drop(trajectory, trajectory.open_cells)
+        if not trajectory.collapse and self._restarter.can_go_back(trajectory):
+            trajectory.collapse = reason
+            trajectory.open_cells = self._asker.open_way(trajectory, cell)
+        return trajectory.open_cells
+
+    def _count_taken(self, trajectory: Trajectory, cell: OpenCell, answer: LabelRequest | Refusal) -> None:
+        if isinstance(answer, LabelRequest):
             trajectory.refused_checks = 0
-            trajectory.requests.append(request)
-            self._count([request])
+            trajectory.requests.append(answer)
+            self._count([answer])
         elif cell.purpose == "selected":
             trajectory.refused += 1
             self._journal.counters.refused += 1
@@ -202,13 +219,15 @@ class Requests:
         self._journal.counters.audits += sum(request.info["purpose"] == "audit" for request in requests)
         self.tell_submitted(requests)
 
-    def _refused(self, trajectory: Trajectory, threshold: float) -> None:
+    def _refused(self, trajectory: Trajectory, threshold: float, last: Refusal) -> None:
         """Give a trajectory up that moves on and on through what can be neither embedded nor learned."""
         trajectory.refused_checks += 1
         if trajectory.refused_checks >= self._config.selection.max_refused_checks:
+            stuck = f" (sampler {trajectory.config.sampler.type}, engine.restarts {self._config.engine.restarts})"
+            stays = "" if last.physical else f", and it cannot go back to a good state{stuck}"
             reason = (
-                f"no uncertain atom could be embedded at {trajectory.refused_checks} checks in a row, u is now "
-                f"{trajectory.max_u:.3g} against a threshold of {threshold:.3g}; give the run more "
-                "initial data, lower check_every, timestep or temperature, or raise selection.max_refused_checks"
+                f"no uncertain atom could be embedded at {trajectory.refused_checks} checks in a row{stays}; u is now "
+                f"{trajectory.max_u:.3g} against a threshold of {threshold:.3g}; the last: {last.reason}; give the run "
+                "more initial data, lower check_every, timestep or temperature, or raise selection.max_refused_checks"
             )
             self._mover.fail(trajectory, SamplerError(reason))

@@ -15,6 +15,7 @@ from ase import Atoms
 
 from ideal.config import TrajectoryConfig
 from ideal.engine.open_cells import OpenCell, atoms_from_state, atoms_state, cells_from_state, cells_state
+from ideal.engine.way import Way
 from ideal.samplers.base import Sampler
 
 
@@ -74,6 +75,9 @@ class Trajectory:
         refused_checks: checks in a row at which none of the selected atoms could be embedded.
         certain_since: step of the last check at which an atom was uncertain, 0 before.
         good: where it goes on from when something goes wrong (`ideal.engine.restarting`); None before the first move.
+        way: frames since then.
+        collapse: why the frame that asked is not physical: it goes back when the labels that it waits for are learned;
+            empty where all is well.
         restarts: how often it went back there.
         setbacks: how often in a row without getting past `trouble_step`, the farthest step at which it had to.
         reason: why it failed, or went back last.
@@ -94,11 +98,16 @@ class Trajectory:
     refused_checks: int = 0
     certain_since: int = 0
     good: Mapping[str, Any] | None = None
+    way: Way = field(init=False)
+    collapse: str = ""
     restarts: int = 0
     setbacks: int = 0
     trouble_step: int = -1
     reason: str = ""
     conclusion: str = ""
+
+    def __post_init__(self) -> None:
+        self.way = Way(self.name)
 
     @property
     def name(self) -> str:
@@ -147,6 +156,8 @@ class Trajectory:
             "refused_checks": self.refused_checks,
             "certain_since": self.certain_since,
             "good": self.good,
+            "way": self.way.state(),
+            "collapse": self.collapse,
             "restarts": self.restarts,
             "setbacks": self.setbacks,
             "trouble_step": self.trouble_step,
@@ -173,6 +184,8 @@ class Trajectory:
         self.refused_checks = state["refused_checks"]
         self.certain_since = state.get("certain_since", self.step)  # absent from runs of earlier versions
         self.good = state.get("good")
+        self.way = Way.from_state(self.name, state["way"]) if "way" in state else Way(self.name)
+        self.collapse = state.get("collapse", "")
         self.restarts = state.get("restarts", 0)
         self.setbacks = state.get("setbacks", 0)
         self.trouble_step = state.get("trouble_step", -1)

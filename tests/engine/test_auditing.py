@@ -143,6 +143,7 @@ def open_end(folder: Path) -> Config:
         selection__min_steps_between=10,
         selection__audit=0.3,
         uncertainty__threshold={"type": "quantile", "factor": 1.2},
+        engine__restarts=0,
     )
 
 

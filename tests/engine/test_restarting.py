@@ -35,7 +35,7 @@ def moving(**sampler: Any) -> Trajectory:
 
 def restarter(told: list[Event], limit: int = 2, seed: int = 0) -> Restarter:
     config = SimpleNamespace(seed=seed, engine=EngineConfig(restarts=limit))
-    return Restarter(config, SimpleNamespace(tell=told.append))  # type: ignore[arg-type]
+    return Restarter(config, SimpleNamespace(tell=told.append), {(29, 29): 2.3})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt_langevin", "nvt_bussi", "npt_mtk"])

@@ -185,7 +185,7 @@ def test_max_labels_limits_what_is_asked(tmp_path: Path) -> None:
 
 
 def test_trajectory_does_not_ask_again_too_soon_after_learning(tmp_path: Path) -> None:
-    config = copper_config(tmp_path, selection__min_steps_between=12, engine__max_labels=4)
+    config = copper_config(tmp_path, selection__min_steps_between=12, engine__max_labels=4, engine__restarts=0)
     Engine.create(config, tmp_path / "run").run()
     asked = sorted({event["step"] for event in named(tmp_path / "run", "embedded") if event["purpose"] == "selected"})
     assert asked and all(later - earlier >= 12 for earlier, later in itertools.pairwise(asked))
