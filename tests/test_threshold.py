@@ -218,6 +218,17 @@ def test_the_calibrated_threshold_moves_in_steps() -> None:
     assert threshold.value == pytest.approx(2.0)
 
 
+def test_a_tolerance_that_the_model_never_reaches_does_not_ask_for_everything() -> None:
+    threshold = CalibratedThreshold(start=2.0, force_error=0.01)
+    for _ in range(20):
+        threshold.recalibrate(calibration(20), least=1.4)
+    assert threshold.value == pytest.approx(1.4) and threshold.source == "calibrated"
+    threshold.recalibrate(calibration(20), least=3.0)
+    assert threshold.value == pytest.approx(1.4), "it does not rise for that"
+    threshold.recalibrate(calibration(20))
+    assert threshold.value == pytest.approx(1.4 / MAX_STEP)
+
+
 def test_arguments_out_of_range_are_refused(soap: SoapPowerSpectrum) -> None:
     for make in (
         lambda: ConstantThreshold(0.0, "fixed"),

@@ -211,7 +211,8 @@ class Learner:
     def recalibrate(self, calibration: Calibration) -> None:
         """Let the threshold follow new pairs of u and error."""
         if self.selection is not None:
-            self.selection.recalibrate(calibration)
+            factor = max(1.0, self.config.uncertainty.threshold.factor)  # what the quantile is without its margin
+            self.selection.recalibrate(calibration, self.in_distribution / factor)
 
     def publish(self, folder: Path, suffix: str = "") -> None:
         """Write ``model`` and ``uncertainty.safetensors`` of the run directory, each atomically.

@@ -167,8 +167,13 @@ class Threshold(Protocol):
         """
         ...
 
-    def recalibrate(self, calibration: Calibration) -> None:
-        """Take note of new pairs."""
+    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
+        """Take note of new pairs.
+
+        Args:
+            calibration: holds them.
+            least: u that unseen environments of a known state have; the threshold does not fall below it.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -227,7 +232,7 @@ class _StoredThreshold:
         """Nothing follows from it."""
         _checked_u(max_u)
 
-    def recalibrate(self, calibration: Calibration) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
         """Nothing follows from it."""
 
     def state(self) -> dict[str, Any]:
@@ -317,7 +322,7 @@ class MovingAverageThreshold:
             if math.isfinite(value):
                 self._values.append(value)
 
-    def recalibrate(self, calibration: Calibration) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
         """Nothing follows from it."""
 
     def state(self) -> dict[str, Any]:
@@ -341,6 +346,11 @@ class CalibratedThreshold(_StoredThreshold):
     threshold goes there in steps of at most `MAX_STEP` per recalibration, so that a run neither asks in bursts nor
     stops asking because of a single cell.
 
+    Where the model errs by more than the tolerance even on what it knows as well as its training data, no threshold
+    reaches it: u does not tell which environments would help, and all of them would be asked for, one frame like the
+    next. So it stays at what unseen environments of a known state have (``least``), and the most unlike ones are asked
+    for.
+
     Args:
         start: held-out quantile of u times the factor, above 0.
         force_error: tolerance, eV/Å, above 0.
@@ -362,10 +372,10 @@ class CalibratedThreshold(_StoredThreshold):
         super().__init__(start, "quantile")
         self.force_error = float(force_error)
 
-    def recalibrate(self, calibration: Calibration) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
         """See `Threshold`."""
         if calibration.ready:
-            wanted = calibration.threshold(self.force_error)
+            wanted = max(calibration.threshold(self.force_error), min(least, self._value))
             self._value = min(max(wanted, self._value / MAX_STEP), self._value * MAX_STEP)
             self._source = "calibrated"
 
