@@ -26,13 +26,13 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
     Example:
         >>> summary_lines({"status": "finished", "steps": 10, "wall_seconds": 61.0, "updates": 0, "labels": {}})[0]
-        'Finished: 10 MD steps in 01:01, 0 updates of the model.'
+        'Finished: 10 steps in 01:01, 0 updates of the model.'
     """
     from ideal.cli.live import elapsed
     from ideal.report.words import audit_line, threshold_line
 
     lines = [
-        f"{summary['status'].capitalize()}: {summary['steps']} MD steps in {elapsed(summary['wall_seconds'])}, "
+        f"{summary['status'].capitalize()}: {summary['steps']} steps in {elapsed(summary['wall_seconds'])}, "
         f"{summary['updates']} updates of the model."
     ]
     if summary.get("ended_by"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -17,15 +18,25 @@ if TYPE_CHECKING:
     from ideal.cli.progress import RunProgress
     from ideal.records import FloatArray
 
+_Row = TypeVar("_Row")
+
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.")]
 UncertaintyOption = Annotated[
     Path,
     typer.Option("--uncertainty", "-u", help="Distribution of known environments: uncertainty.safetensors of a run."),
 ]
-_SHOWN_FAILURES = 5
+_SHOWN = 5
+"""Restarts, failures and refusals that `status` shows of each kind on a terminal."""
+
+_WIDE = 200
+"""Columns where the output is no terminal."""
+
+EverythingOption = Annotated[
+    bool, typer.Option("--all", "-a", help="Every restart, failure and refusal; so where the output is no terminal.")
+]
 
 
-def status(directory: DirectoryArgument) -> None:
+def status(directory: DirectoryArgument, everything: EverythingOption = False) -> None:
     """Show where a run stands: trajectories, labels, failures, last sign of life. Works while it runs."""
     from rich.console import Console
 
@@ -42,7 +53,10 @@ def status(directory: DirectoryArgument) -> None:
     if process is not None and progress.stage:
         typer.echo(f"Now: {STAGES.get(progress.stage, progress.stage)}")
     if progress.trajectories:
-        Console().print(trajectory_table(progress))
+        console = Console()
+        if not console.is_terminal:
+            console, everything = Console(width=max(console.width, _WIDE)), True
+        console.print(trajectory_table(progress))
     initial = progress.label_counts("")
     if any(initial.values()):
         typer.echo(f"Labels of the initial structures: {counts_text(initial)}")
@@ -51,7 +65,7 @@ def status(directory: DirectoryArgument) -> None:
         typer.echo(line[:1].upper() + line[1:])
     for text in progress.notes:
         typer.echo(f"Note: {text}")
-    _failures(progress, directory)
+    _failures(progress, directory, None if everything else _SHOWN)
     if progress.last is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(progress.last))
         typer.echo(f"Last event: {when} ({_ago(time.time() - progress.last)} ago)")
@@ -78,7 +92,7 @@ def _state(progress: RunProgress, process: int | None, directory: Path) -> str:
     return f"stopped; continue with: ideal-run resume {directory}"
 
 
-def _failures(progress: RunProgress, directory: Path) -> None:
+def _failures(progress: RunProgress, directory: Path, shown: int | None) -> None:
     from ideal.cli.failed_labels import failed_labels, failure_lines
 
     for trajectory in progress.trajectories.values():
@@ -87,23 +101,26 @@ def _failures(progress: RunProgress, directory: Path) -> None:
         elif trajectory.conclusion:
             typer.echo(f"Trajectory {trajectory.name} ended at step {trajectory.step}: {trajectory.conclusion}")
     restarted = [t for t in progress.trajectories.values() if t.restarts and t.state != "failed"]
-    for trajectory in restarted[:_SHOWN_FAILURES]:
+    for trajectory in restarted[:shown]:
         times = "once" if trajectory.restarts == 1 else f"{trajectory.restarts} times"
         typer.echo(f"Trajectory {trajectory.name} went back to a good state {times}, last: {trajectory.reason}")
-    if len(restarted) > _SHOWN_FAILURES:
-        typer.echo(f"and {len(restarted) - _SHOWN_FAILURES} more trajectories that went back")
     failed = [label for label in progress.labels.values() if label.state == "failed"]
     stored = failed_labels(directory)
     for line in failure_lines(stored, directory):
         typer.echo(line)
     known = {failure.key for failure in stored}  # one that today's gate refuses of a shared store is told, not stored
-    for label in [label for label in failed if label.key not in known][-_SHOWN_FAILURES:]:
+    untold = [label for label in failed if label.key not in known]
+    for label in _last(untold, shown):
         typer.echo(f"Label {label.key[:8]} failed ({label.trajectory or 'initial data'}): {label.cause}")
-    for name, step, atom, reason in progress.refused[-_SHOWN_FAILURES:]:
+    for name, step, atom, reason in _last(progress.refused, shown):
         typer.echo(f"No cell for atom {atom} of {name} at step {step}: {reason}")
-    more = max(len(failed) - _SHOWN_FAILURES, 0) + max(len(progress.refused) - _SHOWN_FAILURES, 0)
+    more = sum(len(kind) - len(_last(kind, shown)) for kind in (restarted, untold, progress.refused))
     if more:
-        typer.echo(f"and {more} more; all stand in events.jsonl")
+        typer.echo(f"and {more} more; --all shows them")
+
+
+def _last(rows: Sequence[_Row], number: int | None) -> Sequence[_Row]:
+    return rows if number is None else rows[-number:]
 
 
 def _ago(seconds: float) -> str:

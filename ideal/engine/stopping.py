@@ -81,7 +81,7 @@ class StopRules:
 
     def _steps(self, trajectories: Sequence[Trajectory]) -> str:
         limit, steps = self._config.steps, sum(trajectory.step for trajectory in trajectories)
-        return f"{steps} MD steps of {limit} are taken" if limit is not None and steps >= limit else ""
+        return f"{steps} steps of {limit} are taken" if limit is not None and steps >= limit else ""
 
     def _wall_time(self, trajectories: Sequence[Trajectory]) -> str:
         limit, seconds = self._config.wall_time, self._journal.times.wall

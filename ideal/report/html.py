@@ -19,7 +19,7 @@ import ideal
 from ideal.report.data import RunData
 from ideal.report.derived import Derived
 from ideal.report.figures import SECTIONS, UNCERTAINTY, MissingFigure, RenderedFigure
-from ideal.report.summary import tables, tiles, trajectory_grid
+from ideal.report.summary import restart_grid, tables, tiles, trajectory_grid
 from ideal.report.words import calibration_findings
 
 
@@ -52,7 +52,7 @@ def page(run: RunData, derived: Derived, figures: Sequence[RenderedFigure | Miss
         style=Markup((resources / "style.css").read_text(encoding="utf-8")),
         tiles=tiles(run),
         tables=tables(run),
-        grid=trajectory_grid(run),
+        grids=[grid for grid in (trajectory_grid(run), restart_grid(run)) if grid],
         sections=sections,
         missing=missing,
         failures=[label for label in run.log.labels if label.state == "failed"],

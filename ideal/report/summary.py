@@ -56,6 +56,25 @@ def trajectory_grid(run: RunData) -> Grid | None:
     return Grid("Trajectories", columns, tuple(_grid_row(run, name) for name in names))
 
 
+def restart_grid(run: RunData) -> Grid | None:
+    """Every return to a good state with its reason, in their order; None where there was none."""
+    events = sorted((event for its in run.log.restarts.values() for event in its), key=lambda event: event["time"])
+    if not events:
+        return None
+    columns = ("trajectory", "from step", "back to", "in a row", "reason")
+    return Grid("Returns to a good state", columns, tuple(_restart_row(event) for event in events))
+
+
+def _restart_row(event: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(event.get("trajectory", "")),
+        f"{event.get('step', '?'):,}",
+        f"{event.get('good_step', '?'):,}",
+        f"{event.get('setbacks', '?')} of {event.get('limit', '?')}",
+        str(event.get("reason", "")),
+    )
+
+
 def _grid_row(run: RunData, name: str) -> tuple[str, ...]:
     log, trace = run.log, run.log.traces.get(name)
     planned = {one.name: one.sampler.steps for one in run.config.trajectories} if run.config else {}

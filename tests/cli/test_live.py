@@ -218,7 +218,7 @@ def test_summary_lines() -> None:
         }
     )
     assert lines == [
-        "Finished: 100 MD steps in 01:40, 3 updates of the model.",
+        "Finished: 100 steps in 01:40, 3 updates of the model.",
         "Labels: 5 at the start, 4 learned on the fly, 1 failed.",
         "Held-out MAE before -> after: force 0.2000 -> 0.0500 eV/Å, energy 10.00 -> 2.00 meV/atom.",
         "Threshold u 2.20: force error up to 0.150 eV/Å.",
@@ -251,9 +251,9 @@ def test_update_of_several_trajectories_lets_all_go_on() -> None:
 def test_summary_says_what_ended_the_run_and_who_went_back() -> None:
     summary = {
         "status": "finished", "steps": 10, "wall_seconds": 61.0, "updates": 0, "labels": {},
-        "ended_by": "stop.steps: 10 MD steps of 10 are taken",
+        "ended_by": "stop.steps: 10 steps of 10 are taken",
         "trajectories": [{"name": "a", "restarts": 2}, {"name": "b", "restarts": 0}],
     }  # fmt: skip
     lines = summary_lines(summary)
-    assert "Ended before the last step by stop.steps: 10 MD steps of 10 are taken." in lines[1]
+    assert "Ended before the last step by stop.steps: 10 steps of 10 are taken." in lines[1]
     assert lines[2] == "Went back to a good state: 2 times (a)."

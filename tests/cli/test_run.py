@@ -14,6 +14,7 @@ import pytest
 from typer.testing import Result
 
 from ideal.cli.progress import read_events
+from ideal.engine.events import Event, RunStarted, TrajectoryRestarted
 
 from .conftest import tiny_config, write_config
 
@@ -33,7 +34,7 @@ def test_run_status_report(ideal_run: Run, folder: Path) -> None:
     assert lines[0] == f"Run directory: {run}"
     assert any("labelling the initial structures" in line for line in lines)
     assert any("cu: step 0/20" in line and "max u/threshold" in line for line in lines)
-    assert any(line.startswith("Finished: 20 MD steps") for line in lines)
+    assert any(line.startswith("Finished: 20 steps") for line in lines)
     assert lines[-1] == f"Report: {run / 'report.html'}"
     assert (run / "report.html").is_file()
     assert "seed: 3" in (run / "config.yaml").read_text()
@@ -54,6 +55,18 @@ def test_run_status_report(ideal_run: Run, folder: Path) -> None:
     assert again.exit_code == 2
     assert "ideal-run resume" in again.stderr and "--output" in again.stderr
     assert (run / "report.html").is_file()
+
+
+def test_status_shows_every_trajectory_and_its_name_in_one_piece(ideal_run: Run, tmp_path: Path) -> None:
+    names = [f"malonaldehyde-500K-{number}" for number in range(1, 9)]
+    told: list[Event] = [RunStarted(str(tmp_path), 0, "serial", "emt", dict.fromkeys(names, 100))]
+    told += [TrajectoryRestarted(name, 40, 20, 1, 3, f"the atoms of {name} are in contact") for name in names]
+    (tmp_path / "events.jsonl").write_text("".join(event.to_json() + "\n" for event in told))
+    for arguments in ((), ("--all",)):
+        shown = ideal_run("status", tmp_path, *arguments, columns=80).stdout
+        for name in names:
+            assert any(line.split()[:1] == [name] for line in shown.splitlines())
+            assert f"{name} went back to a good state once, last: the atoms of {name} are in contact" in shown
 
 
 def test_interrupt_and_resume(ideal_run: Run, folder: Path, when: When) -> None:

@@ -33,7 +33,7 @@ def moving(step: int, certain_since: int = 0, status: TrajectoryStatus = Traject
     [
         ({"labels": 5}, {"done": 5}, [moving(0)], "stop.labels: 5 labels of 5 have arrived"),
         ({"labels": 6}, {"done": 5}, [moving(0)], ""),
-        ({"steps": 30}, {}, [moving(10), moving(20)], "stop.steps: 30 MD steps of 30 are taken"),
+        ({"steps": 30}, {}, [moving(10), moving(20)], "stop.steps: 30 steps of 30 are taken"),
         ({"steps": 31}, {}, [moving(10), moving(20)], ""),
         ({"wall_time": "1 min"}, {"wall": 61.0}, [moving(0)], "stop.wall_time: 61 s of 60 are over"),
         ({"wall_time": "1 min"}, {"wall": 59.0}, [moving(0)], ""),
@@ -79,7 +79,7 @@ def test_stopped_run_goes_on_when_the_limit_is_raised(tmp_path: Path) -> None:
     path = tmp_path / "run"
     summary = Engine.create(config, path).run()
     assert summary.status == "finished" and summary.steps == 12
-    assert summary.ended_by == "stop.steps: 12 MD steps of 12 are taken"
+    assert summary.ended_by == "stop.steps: 12 steps of 12 are taken"
     assert [event["rule"] for event in named(path, "dynamics_stopped")] == ["steps"]
     assert Engine.resume(path).run().steps == 12, "nothing has changed"
     assert len(named(path, "dynamics_stopped")) == 1

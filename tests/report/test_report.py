@@ -24,7 +24,7 @@ from ideal.report.derived import GROUPS, Derived, derive
 from ideal.report.figures import FIGURES
 from ideal.report.html import page
 from ideal.report.style import LIGHT, to_png
-from ideal.report.summary import _model, trajectory_grid
+from ideal.report.summary import _model, restart_grid, trajectory_grid
 
 from .conftest import DONE, FAILED, STEPS, THRESHOLD, TIMESTEP, build
 
@@ -215,7 +215,10 @@ class TestManySystems:
         rows = {row[0]: dict(zip(grid.columns, row, strict=True)) for row in grid.rows}
         assert rows["slab-2"]["restarts"] == "1" and "9e5 K" in rows["slab-2"]["reason"]
         assert rows["bulk-1"]["restarts"] == "0" and int(rows["bulk-1"]["labels"]) > 0
+        restarts = restart_grid(run)
+        assert restarts is not None and restarts.rows == (("slab-2", "90", "60", "1 of 3", "the temperature is 9e5 K"),)
         page = without_figures(crowd)
+        assert restarts.rows[0] in {tuple(row) for row in page.rows}
         assert "stop.labels: 9 labels of 9 have arrived" in {row[1] for row in page.rows if len(row) > 1}
 
     def test_figures_name_the_systems(self, crowd: Path) -> None:
