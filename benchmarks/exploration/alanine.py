@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 from dipeptide import dihedrals, reference_trajectory
-from learning import MOST, Effort, Run, errors, training
+from learning import MOST, Effort, Run, errors, fresh
 from measures import coverage
-from moments import SYMBOLS, MomentPotential
+from moments import MomentPotential
 from walkers import Dynamics
 
 from ideal.records import Label
-from ideal.training.trainer import Trainer
 
 ARMS = {
     "biased300": Dynamics(300.0, bias=0.4),
@@ -45,8 +44,9 @@ _COLUMNS = ("coverage", "coverage_of_labels", "energy", "force", "position_act",
 def main() -> None:
     """Make the arms that are missing, print all."""
     arguments = _arguments()
-    effort = Effort(arguments.batch, arguments.epochs)
-    test = reference_trajectory(arguments.output, _TEST_FRAMES, seed=1)
+    effort = Effort(arguments.batch, arguments.final)
+    MomentPotential.is_compiled = not arguments.eager
+    test = reference_trajectory(arguments.output, _TEST_FRAMES, arguments.test)
     rows = []
     for seed in arguments.seeds:
         for arm in arguments.arms:
@@ -62,23 +62,22 @@ def main() -> None:
 
 def _made(arm: str, seed: int, effort: Effort, steps: int, test: Sequence[Label], folder: Path) -> dict[str, Any]:
     if arm == CEILING:
-        return ceiling(folder.parent, seed, effort.epochs, test)
+        return ceiling(folder.parent, seed, effort.final, test)
     return Run(arm, replace(ARMS[arm], steps=steps), seed, effort, test, folder).run()
 
 
-def ceiling(folder: Path, seed: int, epochs: int, test: Sequence[Label]) -> dict[str, Any]:
+def ceiling(folder: Path, seed: int, final: int, test: Sequence[Label]) -> dict[str, Any]:
     """What the model reaches with 512 labels of the reference's own 1200 K trajectory."""
     began = time.process_time()
     labels = reference_trajectory(folder, MOST, seed=100 + seed)
-    held, learned = labels[::10], [each for index, each in enumerate(labels) if index % 10]
-    potential = MomentPotential.new(SYMBOLS, seed, examples=[each.atoms for each in learned])
-    Trainer(potential, training(epochs), seed).pretrain(learned, held)
+    learned = [each for index, each in enumerate(labels) if index % 10]  # a tenth is held back as in the other arms
+    potential = fresh(learned, seed, final)
     energy, force = errors(potential, test)
     seen = np.array([each.atoms.positions for each in labels])
     return {
         "arm": CEILING,
         "seed": seed,
-        "epochs": epochs,
+        "final": final,
         "labels": len(labels),
         "energy": energy,
         "force": force,
@@ -101,8 +100,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=[*ARMS, CEILING], choices=[*ARMS, CEILING])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--batch", type=int, default=Effort.batch, help="labels per round")
-    parser.add_argument("--steps", type=int, default=1000, help="of a trajectory per round, at most")
-    parser.add_argument("--epochs", type=int, default=Effort.epochs, help="of the final training")
+    parser.add_argument("--steps", type=int, default=Dynamics.steps, help="of a trajectory per round, at most")
+    parser.add_argument("--final", type=int, default=Effort.final, help="steps of the final training")
+    parser.add_argument("--test", type=int, default=1, help="seed of the test trajectory")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     return parser.parse_args()
 
 

@@ -2,8 +2,8 @@
 
 A round: calibrate; eight trajectories from labels chosen at random, each until an atom's force uncertainty passes its
 limit or its steps are taken; of all frames of all of them a batch, chosen for its joint uncertainty, is labelled; the
-model learns it. A round in which little was walked earns few labels. After every round the whole state is written,
-and a killed arm goes on from there.
+model learns on with all labels, or anew where their number has doubled since it last did. A round in which little was
+walked earns few labels. After every round the whole state is written, and a killed arm goes on from there.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from dipeptide import Amber, dihedrals, label, molecule
+from fitting import fit, normalize
 from measures import autocorrelation_time, coverage
 from moments import SYMBOLS, MomentPotential
 from walkers import Dynamics, Uncertain, Walk, choose, walk
 
-from ideal.config import LossConfig, OnlineConfig, PretrainConfig, TrainingConfig
 from ideal.models.base import TrainablePotential
 from ideal.records import FloatArray, Label
-from ideal.training.trainer import Trainer
 
 WALKERS, START, MOST = 8, 8, 512
 STEPS_PER_LABEL = 128
-ENERGY_WEIGHT = 10.0
+ANEW, ONLINE = 600, 300
+"""Steps of training from random weights, and of a round."""
+ONLINE_RATE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Effort:
 
     Attributes:
         batch: labels per round, at most.
-        epochs: of the final training.
+        final: steps of the final training.
     """
 
-    batch: int = 36
-    epochs: int = 60
+    batch: int = 24
+    final: int = 4000
 
 
 class Run:
@@ -70,29 +71,26 @@ class Run:
         self._rounds: list[list[Walk]] = []
         self._curve: list[dict[str, Any]] = []
         self._refused = 0
+        self._anew = START
         self._seconds = 0.0
         self._began = time.process_time()
 
     def run(self) -> dict[str, Any]:
         """The finished row."""
         if (self._folder / "state.npz").is_file():
-            trainer = self._resume()
+            potential = self._resume()
         else:
             self._take([_shaken(molecule(), self._rng) for _ in range(START)], held=1)
-            potential = MomentPotential.new(SYMBOLS, self._seed, examples=[each.atoms for each in self._labels])
-            trainer = Trainer(potential, training(300), self._seed)
-            trainer.pretrain(self._labels, self._held)
+            potential = fresh(self._labels, self._seed, ANEW)
         while (room := MOST - len(self._labels) - len(self._held)) > 0:
-            self._round(trainer, min(room, self._effort.batch))
-            self._save(trainer)
-        potential = trainer.potential
-        Trainer(potential, training(self._effort.epochs), self._seed).pretrain(self._labels, self._held)
-        row = self._row(potential)
+            potential = self._round(potential, min(room, self._effort.batch))
+            self._save(potential)
+        row = self._row(fresh(self._labels, self._seed, self._effort.final))
         shutil.rmtree(self._folder, ignore_errors=True)
         return row
 
-    def _round(self, trainer: Trainer, count: int) -> None:
-        model = Uncertain(trainer.potential)
+    def _round(self, potential: MomentPotential, count: int) -> MomentPotential:
+        model = Uncertain(potential)
         model.learn(self._labels)
         model.calibrate(self._held)
         pool = [*self._labels, *self._held]
@@ -102,11 +100,12 @@ class Run:
         frames = np.concatenate([each.positions for each in walks])
         count = min(count, max(WALKERS, sum(each.steps for each in walks) // STEPS_PER_LABEL))
         chosen = choose(model, np.concatenate([each.features for each in walks]), count)
-        known = list(self._labels)
-        new = self._take([_with(molecule(), frames[index]) for index in chosen], held=max(1, len(chosen) // 10))
-        if new:
-            trainer.update(new, known)
-        energy, force = errors(trainer.potential, self._test[::20])
+        self._take([_with(molecule(), frames[index]) for index in chosen], held=max(1, len(chosen) // 10))
+        if len(self._labels) >= 2 * self._anew:
+            potential, self._anew = fresh(self._labels, self._seed, ANEW), len(self._labels)
+        else:
+            fit(potential, self._labels, ONLINE, len(self._labels), ONLINE_RATE)
+        energy, force = errors(potential, self._test[::20])
         entry = {
             "labels": len(self._labels) + len(self._held),
             "steps": sum(each.steps for each in walks),
@@ -118,8 +117,9 @@ class Run:
             "seconds": self._spent(),
         }
         self._curve.append(entry)
-        trainer.potential.save(models_folder(self._folder) / str(entry["labels"]))
+        potential.save(models_folder(self._folder) / str(entry["labels"]))
         print(self._arm, self._seed, {k: round(v, 4) for k, v in entry.items()}, flush=True)
+        return potential
 
     def _take(self, structures: Sequence[Atoms], held: int) -> list[Label]:
         """Label structures, hold ``held`` of them back for calibration, return those to learn."""
@@ -169,11 +169,12 @@ class Run:
 
     # --- what is kept ---
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, potential: MomentPotential) -> None:
         """Write everything that decides what comes next, the small file last."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        trainer.potential.save(self._folder / "model")
+        potential.save(self._folder / "model")
         walks = [each for walks in self._rounds for each in walks]
+        notes = [self._rng.bit_generator.state, self._curve, self._refused, self._anew, self._spent()]
         arrays = {
             "labels": _positions(self._labels),
             "held": _positions(self._held),
@@ -182,17 +183,16 @@ class Run:
             "stopped": np.array([each.stopped for each in walks]),
             "positions": np.concatenate([each.positions for each in walks]).astype(np.float32),
             "atomic": np.concatenate([each.atomic for each in walks]).astype(np.float32),
-            "notes": np.array(json.dumps([self._rng.bit_generator.state, self._curve, self._refused, self._spent()])),
-            **{f"trainer/{key}": np.asarray(value) for key, value in trainer.state().items()},
+            "notes": np.array(json.dumps(notes)),
         }
         temporary = self._folder / "state.part.npz"
         np.savez(temporary, **arrays)
         temporary.replace(self._folder / "state.npz")
 
-    def _resume(self) -> Trainer:
+    def _resume(self) -> MomentPotential:
         with np.load(self._folder / "state.npz") as state:
             self._labels, self._held = (self._again(state[key]) for key in ("labels", "held"))
-            rng, self._curve, self._refused, self._seconds = json.loads(str(state["notes"]))
+            rng, self._curve, self._refused, self._anew, self._seconds = json.loads(str(state["notes"]))
             self._rng.bit_generator.state = rng
             ends = state["frames"].cumsum()[:-1]
             parts = zip(
@@ -204,10 +204,7 @@ class Run:
             )
             walks = [Walk(positions, np.zeros((0, 0)), atomic, n, end) for positions, atomic, n, end in parts]
             self._rounds = [walks[first : first + WALKERS] for first in range(0, len(walks), WALKERS)]
-            trainer = Trainer(MomentPotential.load(self._folder / "model", "cpu"), training(300), self._seed)
-            prefix = "trainer/"
-            trainer.restore({k.removeprefix(prefix): state[k] for k in state.files if k.startswith(prefix)})
-        return trainer
+        return MomentPotential.load(self._folder / "model", "cpu")
 
     def _again(self, positions: FloatArray) -> list[Label]:
         found = [label(_with(molecule(), each), self._calculator) for each in positions]
@@ -219,22 +216,21 @@ def models_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_models")
 
 
-def training(epochs: int) -> TrainingConfig:
-    """How the network learns; AdamW as the library has it."""
-    return TrainingConfig(
-        loss=LossConfig(energy=ENERGY_WEIGHT, force=1.0, stress=0.0),
-        pretrain=PretrainConfig(epochs=epochs, learning_rate=5e-3, batch_size=8),
-        online=OnlineConfig(epochs=16, learning_rate=3e-3, batch_size=8, replay=43, rescore=24),
-        max_atoms=1024,
-    )
+def fresh(labels: Sequence[Label], seed: int, steps: int) -> MomentPotential:
+    """A new model that has learned these labels."""
+    potential = MomentPotential.new(SYMBOLS, seed)
+    normalize(potential, labels)
+    fit(potential, labels, steps, seed)
+    return potential
 
 
 def errors(potential: TrainablePotential, labels: Sequence[Label]) -> tuple[float, float]:
     """Root mean square errors: energy in meV/atom and force components in eV/Å."""
-    found = potential.evaluate_batch([each.atoms for each in labels])
-    energies = [(a.energy - b.energy) / len(b.atoms) for a, b in zip(found, labels, strict=True)]
-    forces = [a.forces - b.forces for a, b in zip(found, labels, strict=True)]
-    return 1000 * _rms(np.array(energies)), _rms(np.array(forces))
+    found = potential.predict([potential.graph(each.atoms) for each in labels])
+    wanted = [each.energy - potential.reference_energy(each.atoms) for each in labels]
+    energies = (found.energies.double().numpy() - wanted) / len(labels[0].atoms)
+    forces = found.forces.double().numpy() - np.concatenate([each.forces for each in labels])
+    return 1000 * _rms(energies), _rms(forces)
 
 
 def _rms(values: FloatArray) -> float:

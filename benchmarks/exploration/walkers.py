@@ -12,8 +12,7 @@ calibration, passes a limit.
 
 Made for many steps on few cores: hydrogen weighs 4 amu, which leaves the distribution of positions as it is and bears
 steps of 2 fs; uncertainty and bias are taken every second step, the bias then twice as strong (an impulse, r-RESPA).
-The library's samplers move one structure each; this file exists for the sake of batches, and uses the library's
-features and metric.
+The library's samplers move one structure each; this file exists for the sake of batches, and uses the library's metric.
 
 Npj Comput. Mater. 10, 83 (2024), doi:10.1038/s41524-024-01254-1.
 """
@@ -22,14 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms, units
-from moments import MomentPotential, factors_of
+from moments import MomentNetwork, MomentPotential, compiled, to_vectors
+from torch import Tensor
 
-from ideal.models.differentiable import project_factors
-from ideal.models.graph import collate
 from ideal.records import FloatArray, Label
 from ideal.uncertainty.conformal import conformal_scale
 from ideal.uncertainty.feature_metrics import PosteriorMetric
@@ -77,76 +76,119 @@ class Uncertain:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
-        graph = self.potential.graph(Atoms(self.potential.elements[0]))
+        network = self.potential.network
+        sizes = [layer.weight.shape for layer in (network.first, network.second, network.last)]
         self._projections = [
             (
-                rng.standard_normal((self.size, factor.output.shape[1])) / np.sqrt(self.size),
-                rng.standard_normal((self.size, factor.input.shape[1])),
+                self._tensor(rng.standard_normal((self.size, n_out)) / np.sqrt(self.size)),
+                self._tensor(rng.standard_normal((self.size, n_in + 1))),
             )
-            for factor in self.potential.readout_factors(graph, graph.vectors)
+            for n_out, n_in in sizes
         ]
+        self._symbols = [self.potential.elements[kind] for kind in network.types.tolist()]
 
     def learn(self, labels: Sequence[Label]) -> None:
         """Forget everything and learn these structures with the model as it is."""
-        features = [self._features(each.atoms) for each in labels]
-        symbols = [symbol for each in labels for symbol in each.atoms.get_chemical_symbols()]
+        positions = np.array([each.atoms.positions for each in labels])
+        with torch.no_grad():
+            features = _features(self.potential.network, self._lanes(positions), self._projections)
+        rows = features.permute(2, 1, 0).double().numpy()  # (n_labels, n_atoms, size)
         empty = PosteriorMetric(self.size, _REGULARIZATION)
-        self.atoms = empty.learn(np.concatenate(features), np.array(symbols))
-        self.whole = empty.learn(np.array([f.mean(axis=0) for f in features]), np.array([_TOTAL] * len(features)))
+        self.atoms = empty.learn(rows.reshape(-1, self.size), np.array(self._symbols * len(labels)))
+        self.whole = empty.learn(rows.mean(axis=1), np.array([_TOTAL] * len(labels)))
+        # q = phi A phi = |root phi|^2
+        group = np.array([self._symbols[0]] * self.size)
+        values, axes = np.linalg.eigh(0.5 * self.atoms.slope(np.eye(self.size), group))
+        self._root = torch.from_numpy(np.sqrt(np.maximum(values, 0))[:, None] * axes.T)
+        self._weights = torch.from_numpy(1 / self.atoms.scale(np.array(self._symbols)))
 
     def calibrate(self, labels: Sequence[Label], alpha: float = 0.05) -> None:
         """Set ``factor`` by the conformal quantile of force error over uncertainty on labels that were not learned."""
         self.factor = 1.0
-        found = self.evaluate([each.atoms for each in labels], biased=False)
-        errors = np.sqrt(((found.forces - np.array([each.forces for each in labels])) ** 2).mean(axis=-1)).ravel()
-        self.factor = conformal_scale(found.atomic.ravel(), errors, np.arange(errors.size), 1 - alpha)
+        positions = np.array([each.atoms.positions for each in labels])
+        with torch.no_grad():
+            found = _surface(
+                self.potential.network, self._lanes(positions), self._projections, self._root, self._weights
+            )
+        forces = self.potential.energy_scale * found[1].permute(2, 1, 0).numpy()
+        errors = np.sqrt(((forces - np.array([each.forces for each in labels])) ** 2).mean(axis=-1)).ravel()
+        self.factor = conformal_scale(found[3].T.numpy().ravel(), errors, np.arange(errors.size), 1 - alpha)
 
-    def forces(self, molecules: Sequence[Atoms]) -> FloatArray:
-        """(n_walkers, n_atoms, 3), eV/Å: all that a step without bias needs."""
-        batch = collate([self.potential.graph(atoms) for atoms in molecules])
-        vectors = batch.vectors.detach().requires_grad_(True)
-        (slope,) = torch.autograd.grad(self.potential.atomic_energies(batch, vectors, twice=False).sum(), vectors)
-        return _to_atoms(batch.source, batch.target, slope, len(batch.types)).reshape(len(molecules), -1, 3)
+    def forces(self, positions: FloatArray) -> FloatArray:
+        """(n_walkers, n_atoms, 3), eV/Å, at positions of the same shape, Å: all that a step without bias needs."""
+        with torch.no_grad():
+            forces = _FORCES(self.potential.network, self._lanes(positions))
+        result: FloatArray = self.potential.energy_scale * forces.permute(2, 1, 0).double().numpy()
+        return result
 
-    def evaluate(self, molecules: Sequence[Atoms], biased: bool) -> Surface:
-        """Energies, forces, uncertainties of copies of one molecule, and with ``biased`` the uncertainty's slope."""
-        potential, n, size = self.potential, len(molecules), len(molecules[0])
-        batch = collate([potential.graph(atoms) for atoms in molecules])
-        vectors = batch.vectors.detach().requires_grad_(True)
-        features = potential.features(batch, vectors)
-        energies = potential.energies_of(features, batch.types)
-        (slope,) = torch.autograd.grad(energies.sum(), vectors, retain_graph=biased)
-        forces = _to_atoms(batch.source, batch.target, slope, n * size).reshape(n, size, 3)
-        with torch.set_grad_enabled(biased):
-            known = features if biased else features.detach()
-            factors = factors_of(potential.network, known, batch.types, potential.energy_scale)
-            projected = project_factors(factors, self._projections)
-        phi = projected.detach().double().numpy()
-        symbols = np.array(molecules[0].get_chemical_symbols() * n)
-        scale = self.atoms.scale(symbols)
-        u = np.sqrt(self.atoms.squared(phi, symbols) / scale).reshape(n, size)
-        slopes = np.zeros((n, size, 3))
-        if biased:
-            mean = np.sqrt((u**2).mean(axis=1)).repeat(size)
-            towards = self.atoms.slope(phi, symbols) / (2 * size * mean * scale)[:, None]
-            (uphill,) = torch.autograd.grad(projected, vectors, torch.from_numpy(towards).to(projected))
-            slopes = -_to_atoms(batch.source, batch.target, uphill, n * size).reshape(n, size, 3)
-        per_molecule = energies.detach().double().numpy().reshape(n, size).sum(axis=1)
-        return Surface(per_molecule, forces, slopes, self.factor * u, phi.reshape(n, size, -1).mean(axis=1))
+    def evaluate(self, positions: FloatArray, biased: bool) -> Surface:
+        """Energies, forces, uncertainties at (n_walkers, n_atoms, 3), and with ``biased`` the uncertainty's slope."""
+        function = _BIASED if biased else _UNBIASED
+        arguments = (self._projections, self._root, self._weights)
+        with torch.no_grad():
+            found = function(self.potential.network, self._lanes(positions), *arguments)
+        energies, forces, slopes, atomic, features = (each.double().numpy() for each in found)
+        scale = self.potential.energy_scale
+        return Surface(
+            scale * energies, scale * forces.T, slopes.T, self.factor * atomic.T, np.ascontiguousarray(features.T)
+        )
 
-    def _features(self, atoms: Atoms) -> FloatArray:
-        graph = self.potential.graph(atoms)
-        factors = self.potential.readout_factors(graph, graph.vectors)
-        rows: FloatArray = project_factors(factors, self._projections).double().numpy()
-        return rows
+    def _lanes(self, positions: FloatArray) -> Tensor:
+        return self._tensor(positions.transpose(2, 1, 0))
+
+    def _tensor(self, values: FloatArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.potential.dtype)
 
 
-def _to_atoms(source: torch.Tensor, target: torch.Tensor, slope: torch.Tensor, n_atoms: int) -> FloatArray:
-    """Minus the gradient by positions (n_atoms, 3) from that by edge vectors."""
-    slope = slope.double()
-    forces = slope.new_zeros(n_atoms, 3).index_add_(0, source, slope).index_add_(0, target, slope, alpha=-1)
-    result: FloatArray = forces.numpy()
-    return result
+Projections = list[tuple[Tensor, Tensor]]
+
+
+def _features(network: MomentNetwork, positions: Tensor, projections: Projections) -> Tensor:
+    """(size, n_atoms, n_walkers) sketched gradient features at positions (3, n_atoms, n_walkers)."""
+    slopes = network.slopes(network.features(to_vectors(positions)))
+    sketch = sum((a @ d) * (b @ x) for (a, b), (d, x) in zip(projections, slopes, strict=True))
+    return sketch.view(len(sketch), *positions.shape[1:])
+
+
+def _forces(network: MomentNetwork, positions: Tensor) -> Tensor:
+    """(3, n_atoms, n_walkers) in units of the energy scale."""
+    return -torch.func.grad(lambda x: network.atomic(to_vectors(x)).sum())(positions)
+
+
+def _surface(
+    network: MomentNetwork,
+    positions: Tensor,
+    projections: Projections,
+    root: Tensor,
+    weights: Tensor,
+    biased: bool = False,
+) -> tuple[Tensor, ...]:
+    """Energies (n_walkers,), forces (3, n_atoms, n_walkers), slopes of u, u_i (n_atoms, n_walkers), mean features."""
+
+    def energy(x: Tensor) -> tuple[Tensor, Tensor]:
+        energies = network.atomic(to_vectors(x)).sum(0)
+        return energies.sum(), energies
+
+    def uncertainty(x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        features = _features(network, x, projections).to(root)
+        squares = (root @ features.flatten(1)).square().sum(0).view(features.shape[1:]) * weights[:, None]
+        return squares.mean(0).sqrt().sum(), (squares.detach().sqrt(), features.detach().mean(1))
+
+    slope, energies = torch.func.grad(energy, has_aux=True)(positions)
+    if not biased:
+        _, (atomic, features) = uncertainty(positions)
+        return energies, -slope, torch.zeros_like(slope), atomic, features
+    uphill, (atomic, features) = torch.func.grad(uncertainty, has_aux=True)(positions)
+    return energies, -slope, uphill, atomic, features
+
+
+def _surface_biased(*arguments: Any) -> tuple[Tensor, ...]:
+    return _surface(*arguments, biased=True)
+
+
+_FORCES = compiled(_forces)
+_UNBIASED = compiled(_surface)
+_BIASED = compiled(_surface_biased)
 
 
 @dataclass(frozen=True)
@@ -169,7 +211,7 @@ class Dynamics:
     bias: float = 0.0
     timestep: float = 2.0
     friction: float = 0.002
-    steps: int = 1000
+    steps: int = 2000
     limit: float = 2.0
     every: int = 2
     record: int = 2
@@ -198,60 +240,53 @@ class Walk:
 
 def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.random.Generator) -> list[Walk]:
     """Move copies of one molecule from ``starts``, with new Maxwell velocities, until all have stopped."""
-    molecules = [atoms.copy() for atoms in starts]
-    heavy = (molecules[0].numbers > 1)[None, :, None]
-    masses = np.where(heavy, molecules[0].get_masses()[None, :, None], dynamics.hydrogen)
+    numbers = starts[0].numbers[None, :, None]
+    masses = np.where(numbers > 1, starts[0].get_masses()[None, :, None], dynamics.hydrogen)
     kt, dt = units.kB * dynamics.temperature, dynamics.timestep * units.fs
     keep = np.exp(-dynamics.friction * dynamics.timestep)
-    x = np.array([atoms.positions for atoms in molecules])
-    v = rng.standard_normal(x.shape) * np.sqrt(kt / masses)
-    alive = np.arange(len(molecules))
-    frames: list[list[tuple[FloatArray, FloatArray, FloatArray]]] = [[] for _ in molecules]
-    taken, stopped = np.zeros(len(molecules), dtype=int), np.zeros(len(molecules), dtype=bool)
-    squares = np.zeros((len(molecules), 2))
+    spread = np.sqrt(kt / masses)
+    x = np.array([atoms.positions for atoms in starts])
+    v = rng.standard_normal(x.shape) * spread
+    n = len(starts)
+    frames: list[list[tuple[FloatArray, FloatArray, FloatArray]]] = [[] for _ in starts]
+    alive, taken, stopped = np.ones(n, dtype=bool), np.zeros(n, dtype=int), np.zeros(n, dtype=bool)
+    squares = np.zeros((n, 2))
     for step in range(dynamics.steps + 1):
-        for index in alive:
-            molecules[index].positions = x[index]
-        moving = [molecules[index] for index in alive]
-        last = np.full(len(alive), step == dynamics.steps)
-        if step % dynamics.every and not last.any():
-            forces = model.forces(moving)
+        last = step == dynamics.steps
+        if step % dynamics.every and not last:
+            forces, over = model.forces(x), ~alive
         else:
-            found = model.evaluate(moving, dynamics.bias > 0)
-            forces = found.forces + dynamics.every * _push(found, heavy, dynamics, squares, alive)
+            found = model.evaluate(x, dynamics.bias > 0)
+            forces = found.forces + dynamics.every * _push(found, numbers > 1, dynamics, squares)
             over = found.atomic.max(axis=1) > dynamics.limit
-            last |= over
-            for row, index in enumerate(alive):
-                if step % (dynamics.every * dynamics.record) == 0 or last[row]:
-                    frames[index].append((x[index].copy(), found.features[row], found.atomic[row]))
-            stopped[alive] = over
-        if step:
-            v[alive] += 0.5 * dt * forces / masses
+            kept = last or step % (dynamics.every * dynamics.record) == 0
+            for index in np.flatnonzero(alive & (over | kept)):
+                frames[index].append((x[index].copy(), found.features[index], found.atomic[index]))
         taken[alive] = step
-        alive, forces = alive[~last], forces[~last]
-        if not alive.size:
+        stopped |= alive & over
+        alive &= ~over
+        if last or not alive.any():
             break
-        v[alive] += 0.5 * dt * forces / masses
-        x[alive] += 0.5 * dt * v[alive]
-        noise = rng.standard_normal(v[alive].shape) * np.sqrt(kt / masses)
-        v[alive] = keep * v[alive] + np.sqrt(1 - keep**2) * noise
-        x[alive] += 0.5 * dt * v[alive]
+        # The stopped ones stay where they are: every step takes all copies.
+        move = alive[:, None, None] * dt
+        v += (0.5 + 0.5 * (step > 0)) * move * forces / masses
+        x = x + 0.5 * move * v
+        v = keep * v + np.sqrt(1 - keep**2) * spread * rng.standard_normal(v.shape)
+        x = x + 0.5 * move * v
     return [
-        Walk(*(np.array(column) for column in zip(*seen, strict=True)), int(n), bool(end))
-        for seen, n, end in zip(frames, taken, stopped, strict=True)
+        Walk(*(np.array(column) for column in zip(*seen, strict=True)), int(count), bool(end))
+        for seen, count, end in zip(frames, taken, stopped, strict=True)
     ]
 
 
-def _push(
-    found: Surface, heavy: FloatArray, dynamics: Dynamics, squares: FloatArray, alive: FloatArray
-) -> FloatArray | float:
-    """Bias forces (n_alive, n_atoms, 3); ``squares`` collects the norms of the steps so far."""
+def _push(found: Surface, heavy: FloatArray, dynamics: Dynamics, squares: FloatArray) -> FloatArray | float:
+    """Bias forces (n_walkers, n_atoms, 3); ``squares`` collects the norms of the steps so far."""
     if not dynamics.bias:
         return 0.0
     slopes = found.slopes * heavy
-    squares[alive, 0] += (found.forces**2).sum(axis=(1, 2))
-    squares[alive, 1] += (slopes**2).sum(axis=(1, 2))
-    tau = dynamics.bias * np.sqrt(squares[alive, 0] / np.maximum(squares[alive, 1], 1e-300))
+    squares[:, 0] += (found.forces**2).sum(axis=(1, 2))
+    squares[:, 1] += (slopes**2).sum(axis=(1, 2))
+    tau = dynamics.bias * np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-300))
     push = tau[:, None, None] * slopes
     largest = np.linalg.norm(push, axis=2).max(axis=1)
     return push * np.minimum(1, dynamics.max_bias / np.maximum(largest, 1e-300))[:, None, None]

@@ -104,20 +104,24 @@ def test_network_is_invariant_and_its_gradients_are_exact() -> None:
     other.rattle(0.05, seed=3)
     model = Uncertain(potential, size=16)
     model.learn([Label("a", other, 0.0, np.zeros((22, 3)), None, "none")])
-    found = model.evaluate([atoms], biased=True)
+    found = model.evaluate(atoms.positions[None], biased=True)
     turned = atoms.copy()
     turned.rotate(40, (1, 2, 3))
-    assert model.evaluate([turned], biased=False).energies == pytest.approx(found.energies, abs=1e-9)
+    assert model.evaluate(turned.positions[None], biased=False).energies == pytest.approx(found.energies, abs=1e-9)
     step, values = 1e-4, []
     for sign in (1, -1):
         moved = atoms.copy()
         moved.positions[8, 0] += sign * step
-        surface = model.evaluate([moved], biased=False)
+        surface = model.evaluate(moved.positions[None], biased=False)
         values.append((surface.energies[0], np.sqrt((surface.atomic[0] ** 2).mean())))
     energy, u = (np.array(values[0]) - values[1]) / (2 * step)
     assert found.forces[0, 8, 0] == pytest.approx(-energy, rel=1e-5)
     assert found.slopes[0, 8, 0] == pytest.approx(u, rel=1e-4)
-    assert potential.evaluate(atoms).energy == pytest.approx(found.energies[0])
+    evaluation = potential.evaluate(atoms)
+    assert evaluation.energy == pytest.approx(found.energies[0])
+    assert evaluation.forces == pytest.approx(found.forces[0], abs=1e-9)
+    batched = potential.predict([potential.graph(atoms), potential.graph(turned)])
+    assert batched.forces[: len(atoms)].numpy() == pytest.approx(evaluation.forces, abs=1e-9)
 
 
 def test_walkers_repeat_themselves_and_stop_where_they_are_told() -> None:
@@ -141,6 +145,29 @@ def test_walkers_repeat_themselves_and_stop_where_they_are_told() -> None:
     assert [each.steps for each in stopped] == [0, 0] and all(each.stopped for each in stopped)
     chosen = choose(model, np.concatenate([each.features for each in walks]), 3)
     assert len(set(chosen)) == len(chosen) == 3
+
+
+def test_training_lowers_the_loss_and_repeats_itself() -> None:
+    pytest.importorskip("openmm")
+    from dipeptide import Amber, label, molecule
+    from fitting import fit, normalize
+    from moments import SYMBOLS, MomentPotential
+
+    labels = []
+    for seed in range(4):
+        atoms = molecule()
+        atoms.rattle(0.05, seed=seed)
+        labels.append(label(atoms, Amber()))
+    wanted = np.concatenate([each.forces for each in labels])
+    errors = []
+    for steps in (0, 60, 60):
+        potential = MomentPotential.new(SYMBOLS, 0, n_basis=4, hidden=16)
+        normalize(potential, labels)
+        fit(potential, labels, steps, seed=0)
+        forces = potential.predict([potential.graph(each.atoms) for each in labels]).forces.numpy()
+        errors.append(np.sqrt(((forces - wanted) ** 2).mean()))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] == errors[2]
 
 
 def test_a_molecule_is_whole_until_a_bond_breaks() -> None:
