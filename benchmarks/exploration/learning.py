@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from dipeptide import Amber, dihedrals, label, molecule
-from fitting import fit, normalize
+from fitting import RATE, fit, normalize
 from measures import autocorrelation_time, coverage
 from moments import SYMBOLS, MomentPotential
 from walkers import Dynamics, Uncertain, Walk, choose, walk
@@ -31,7 +31,7 @@ WALKERS, START, MOST = 8, 8, 512
 STEPS_PER_LABEL = 128
 ANEW, ONLINE = 600, 300
 """Steps of training from random weights, and of a round."""
-ONLINE_RATE = 5e-3
+ONLINE_RATE, FINAL_RATE = 5e-3, 1e-2
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Effort:
     """
 
     batch: int = 24
-    final: int = 4000
+    final: int = 8000
 
 
 class Run:
@@ -85,7 +85,9 @@ class Run:
         while (room := MOST - len(self._labels) - len(self._held)) > 0:
             potential = self._round(potential, min(room, self._effort.batch))
             self._save(potential)
-        row = self._row(fresh(self._labels, self._seed, self._effort.final))
+        everything = [*self._labels, *self._held]  # nothing is left to calibrate
+        np.savez(models_folder(self._folder) / "labels.npz", positions=_positions(everything))
+        row = self._row(fresh(everything, self._seed, self._effort.final, FINAL_RATE))
         shutil.rmtree(self._folder, ignore_errors=True)
         return row
 
@@ -216,11 +218,11 @@ def models_folder(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_models")
 
 
-def fresh(labels: Sequence[Label], seed: int, steps: int) -> MomentPotential:
+def fresh(labels: Sequence[Label], seed: int, steps: int, rate: float = RATE) -> MomentPotential:
     """A new model that has learned these labels."""
     potential = MomentPotential.new(SYMBOLS, seed)
     normalize(potential, labels)
-    fit(potential, labels, steps, seed)
+    fit(potential, labels, steps, seed, rate)
     return potential
 
 

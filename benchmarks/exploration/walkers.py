@@ -205,6 +205,7 @@ class Dynamics:
         record: looks between the frames that are kept.
         max_bias: largest norm of a bias force, eV/Å.
         hydrogen: mass, amu.
+        bias_of_hydrogen: relative to that of the other elements.
     """
 
     temperature: float
@@ -212,11 +213,12 @@ class Dynamics:
     timestep: float = 2.0
     friction: float = 0.002
     steps: int = 2000
-    limit: float = 2.0
+    limit: float = 1.5
     every: int = 2
     record: int = 2
     max_bias: float = 5.0
     hydrogen: float = 4.0
+    bias_of_hydrogen: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -240,8 +242,9 @@ class Walk:
 
 def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.random.Generator) -> list[Walk]:
     """Move copies of one molecule from ``starts``, with new Maxwell velocities, until all have stopped."""
-    numbers = starts[0].numbers[None, :, None]
-    masses = np.where(numbers > 1, starts[0].get_masses()[None, :, None], dynamics.hydrogen)
+    is_hydrogen = (starts[0].numbers == 1)[None, :, None]
+    masses = np.where(is_hydrogen, dynamics.hydrogen, starts[0].get_masses()[None, :, None])
+    strengths = np.where(is_hydrogen, dynamics.bias_of_hydrogen, 1.0)
     kt, dt = units.kB * dynamics.temperature, dynamics.timestep * units.fs
     keep = np.exp(-dynamics.friction * dynamics.timestep)
     spread = np.sqrt(kt / masses)
@@ -257,7 +260,7 @@ def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.
             forces, over = model.forces(x), ~alive
         else:
             found = model.evaluate(x, dynamics.bias > 0)
-            forces = found.forces + dynamics.every * _push(found, numbers > 1, dynamics, squares)
+            forces = found.forces + dynamics.every * _push(found, strengths, dynamics, squares)
             over = found.atomic.max(axis=1) > dynamics.limit
             kept = last or step % (dynamics.every * dynamics.record) == 0
             for index in np.flatnonzero(alive & (over | kept)):
@@ -279,11 +282,11 @@ def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.
     ]
 
 
-def _push(found: Surface, heavy: FloatArray, dynamics: Dynamics, squares: FloatArray) -> FloatArray | float:
+def _push(found: Surface, strengths: FloatArray, dynamics: Dynamics, squares: FloatArray) -> FloatArray | float:
     """Bias forces (n_walkers, n_atoms, 3); ``squares`` collects the norms of the steps so far."""
     if not dynamics.bias:
         return 0.0
-    slopes = found.slopes * heavy
+    slopes = found.slopes * strengths
     squares[:, 0] += (found.forces**2).sum(axis=(1, 2))
     squares[:, 1] += (slopes**2).sum(axis=(1, 2))
     tau = dynamics.bias * np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-300))
