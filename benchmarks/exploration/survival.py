@@ -22,8 +22,9 @@ import numpy as np
 from ase import Atoms, units
 from ase.neighborlist import natural_cutoffs, neighbor_list
 from dipeptide import molecule
-from learning import models_folder
+from learning import MOST, models_folder
 from moments import MomentPotential
+from walkers import forces_at
 
 from ideal.records import FloatArray, IntArray
 
@@ -33,10 +34,13 @@ SHORTEST, LONGEST = 0.7, 1.4
 def main() -> None:
     """Run the models that were not run yet, print how long each one lasts."""
     arguments = _arguments()
+    MomentPotential.is_compiled = not arguments.eager
     for arm in arguments.arms:
         folder = models_folder(arguments.output / f"alanine_{arm}_{arguments.seed}")
         walked = _steps_of_exploration(arguments.output / f"alanine_{arm}_{arguments.seed}")
         for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name)):
+            if int(path.name) > arguments.most_labels:
+                break
             name = f"survival_{arm}_{arguments.seed}_{path.name}_{arguments.runs}_{arguments.temperature:g}.json"
             row = _row(arguments.output / name, path, arguments)
             steps = walked.get(int(path.name))
@@ -88,18 +92,13 @@ def is_whole(positions: FloatArray, pairs: IntArray, lengths: FloatArray) -> boo
 def _trajectories(potential: MomentPotential, start: Atoms, runs: int, temperature: float) -> Iterator[FloatArray]:
     """Positions (runs, n_atoms, 3) after 0, 1, ... steps of Langevin dynamics (BAOAB, 0.5 fs, 1/ps)."""
     rng = np.random.default_rng(11)
-    copies = [start.copy() for _ in range(runs)]
     masses, kt, dt = start.get_masses()[None, :, None], units.kB * temperature, 0.5 * units.fs
     keep = np.exp(-0.001 * 0.5)
-    x = np.array([atoms.positions for atoms in copies])
+    x = np.repeat(start.positions[None], runs, axis=0)
     v = rng.standard_normal(x.shape) * np.sqrt(kt / masses)
-    forces = np.zeros_like(x)
     while True:
         yield x
-        for copy, positions in zip(copies, x, strict=True):
-            copy.positions = positions
-        forces = np.array([each.forces for each in potential.evaluate_batch(copies)])
-        v += dt * forces / masses
+        v += dt * forces_at(potential, x) / masses
         x = x + 0.5 * dt * v
         v = keep * v + np.sqrt((1 - keep**2) * kt / masses) * rng.standard_normal(v.shape)
         x += 0.5 * dt * v
@@ -126,6 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4000, help="that a model has to survive, at most")
+    parser.add_argument("--most-labels", type=int, default=MOST, help="models of more are left out")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     parser.add_argument("--temperature", type=float, default=500.0)
     return parser.parse_args()
 

@@ -114,13 +114,6 @@ class Uncertain:
         errors = np.sqrt(((forces - np.array([each.forces for each in labels])) ** 2).mean(axis=-1)).ravel()
         self.factor = conformal_scale(found[3].T.numpy().ravel(), errors, np.arange(errors.size), 1 - alpha)
 
-    def forces(self, positions: FloatArray) -> FloatArray:
-        """(n_walkers, n_atoms, 3), eV/Å, at positions of the same shape, Å: all that a step without bias needs."""
-        with torch.no_grad():
-            forces = _FORCES(self.potential.network, self._lanes(positions))
-        result: FloatArray = self.potential.energy_scale * forces.permute(2, 1, 0).double().numpy()
-        return result
-
     def evaluate(self, positions: FloatArray, biased: bool) -> Surface:
         """Energies, forces, uncertainties at (n_walkers, n_atoms, 3), and with ``biased`` the uncertainty's slope."""
         function = _BIASED if biased else _UNBIASED
@@ -134,10 +127,23 @@ class Uncertain:
         )
 
     def _lanes(self, positions: FloatArray) -> Tensor:
-        return self._tensor(positions.transpose(2, 1, 0))
+        return _lanes(self.potential, positions)
 
     def _tensor(self, values: FloatArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.potential.dtype)
+        return torch.from_numpy(values).to(self.potential.dtype)
+
+
+def forces_at(potential: MomentPotential, positions: FloatArray) -> FloatArray:
+    """(n_copies, n_atoms, 3), eV/Å, at positions of the same shape, Å: all that a step without bias needs."""
+    with torch.no_grad():
+        forces = _FORCES(potential.network, _lanes(potential, positions))
+    result: FloatArray = potential.energy_scale * forces.permute(2, 1, 0).double().numpy()
+    return result
+
+
+def _lanes(potential: MomentPotential, positions: FloatArray) -> Tensor:
+    """(3, n_atoms, n_copies)"""
+    return torch.from_numpy(np.ascontiguousarray(positions.transpose(2, 1, 0))).to(potential.dtype)
 
 
 Projections = list[tuple[Tensor, Tensor]]
@@ -257,7 +263,7 @@ def walk(model: Uncertain, starts: Sequence[Atoms], dynamics: Dynamics, rng: np.
     for step in range(dynamics.steps + 1):
         last = step == dynamics.steps
         if step % dynamics.every and not last:
-            forces, over = model.forces(x), ~alive
+            forces, over = forces_at(model.potential, x), ~alive
         else:
             found = model.evaluate(x, dynamics.bias > 0)
             forces = found.forces + dynamics.every * _push(found, strengths, dynamics, squares)
