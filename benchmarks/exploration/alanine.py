@@ -38,11 +38,20 @@ ARMS = {
 }
 CEILING = "ceiling"
 _TEST_FRAMES = 2000
-_COLUMNS = ("coverage", "coverage_of_labels", "energy", "force", "position_act", "uncertainty_act", "structure_steps")
+_COLUMNS = (
+    "coverage",
+    "coverage_of_labels",
+    "energy",
+    "force",
+    "position_act",
+    "uncertainty_act",
+    "structure_steps",
+    "seconds",
+)
 
 
 def main() -> None:
-    """Make the arms that are missing, print all."""
+    """Make the arms that are missing, print all that are there after every seed."""
     arguments = _arguments()
     effort = Effort(arguments.batch, arguments.final)
     MomentPotential.is_compiled = not arguments.eager
@@ -57,7 +66,7 @@ def main() -> None:
                 temporary.write_text(json.dumps(row))
                 temporary.replace(path)
             rows.append(json.loads(path.read_text()))
-            print(_table(rows), flush=True)
+        print(_table(rows), flush=True)
 
 
 def _made(arm: str, seed: int, effort: Effort, steps: int, test: Sequence[Label], folder: Path) -> dict[str, Any]:
@@ -86,11 +95,21 @@ def ceiling(folder: Path, seed: int, final: int, test: Sequence[Label]) -> dict[
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [" ".join(f"{name:>18}" for name in ("arm", "seed", *_COLUMNS))]
+    """Markdown: every row, then mean and standard deviation over seeds of every arm that has several."""
+    lines = [f"| {' | '.join(('arm', 'seed', *_COLUMNS))} |", f"|{' --- |' * (2 + len(_COLUMNS))}"]
     for row in rows:
         cells = (f"{row[name]:.4g}" if name in row else "" for name in _COLUMNS)
-        lines.append(" ".join(f"{cell:>18}" for cell in (row["arm"], row["seed"], *cells)))
+        lines.append(f"| {row['arm']} | {row['seed']} | {' | '.join(cells)} |")
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        if len(own) > 1:
+            spreads = (_spread([row[name] for row in own if name in row]) for name in _COLUMNS)
+            lines.append(f"| {arm} | {len(own)} seeds | {' | '.join(spreads)} |")
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
 
 
 def _arguments() -> argparse.Namespace:
