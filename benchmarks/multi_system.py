@@ -5,11 +5,11 @@
     python benchmarks/multi_system.py --page          # docs/benchmarks/multi_system.md from what is there
 
 Benzene is rigid, ethanol flexible, malonaldehyde hands a proton from one oxygen to the other, diamond (8 atoms) is a
-crystal. The reference is GFN1-xTB. All share one model; two trajectories each move at 500 K in lockstep, and the run
-ends when 60 labels have come. The other arm learns as many labels, the same number of every system, drawn at random
-from reference dynamics, with the same training. Both are tested on frames of other reference dynamics. The second
-arm's error is the difficulty of a system: what the same number of labels leaves. aims-PAX (Henkes et al. 2025, Fig. 3)
-did this with ten molecules.
+crystal. The reference is GFN1-xTB. All share one model; two trajectories each move at 500 K in lockstep. The difficulty
+of a system is the error that equal numbers of labels leave: that of the model that the run starts with. A second arm
+learns as many labels as the run in the end, the same number of every system, drawn at random from reference dynamics,
+with as many steps of training as the run's start. All are tested on frames of other reference dynamics. aims-PAX
+(Henkes et al. 2025, Fig. 3) did this with ten molecules.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PAGE = Path("docs/benchmarks/multi_system.md")
 TEMPERATURE = 500.0
 BETWEEN = 10
 N_TRAIN, N_TEST = 30, 12
-LABELS, INITIAL = 60, 6
+LABELS, STEPS, INITIAL = 60, 6000, 6
 NAMES = ("benzene", "ethanol", "malonaldehyde", "diamond")
 MALONALDEHYDE = [
     (0, -1.10, 0), (0, -2.19, 0), (-1.22, -0.37, 0), (-1.28, 0.95, 0), (-2.15, -0.93, 0),
@@ -140,6 +140,8 @@ def _seed(seed: int) -> None:
     start = time.process_time()
     engine = Engine.resume(folder) if (folder / "config.yaml").is_file() else Engine.create(config, folder)
     summary = engine.run()
+    if summary.status == "interrupted":
+        raise SystemExit(f"interrupted; the same command goes on with {folder}")
     with LabelStore(folder / "labels.db", read_only=True) as store:
         learned = [label for label in store.labels() if label.info.get("purpose") != "initial"]
     asked = Counter(label.info["trajectory"].rsplit("-", 1)[0] for label in learned)
@@ -151,6 +153,7 @@ def _seed(seed: int) -> None:
         "updates": summary.updates,
         "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
         "cpu": time.process_time() - start,
+        "initial": _errors(load_potential(folder / "model_initial")),
         "active": _errors(load_potential(folder / "model")),
         "uniform": _uniform(config, len(learned) + INITIAL * len(NAMES), seed),
     }
@@ -195,7 +198,7 @@ def _config(seed: int) -> Config:
             "final": {"epochs": 60, "max_seconds": None},
         },
         "engine": {"mode": "lockstep", "write_every": 100, "checkpoint_every": 500},
-        "stop": {"labels": LABELS},
+        "stop": {"labels": LABELS, "steps": 2 * len(NAMES) * STEPS},
     }
     return parse_config(data, FOLDER)
 
@@ -276,52 +279,100 @@ def _step(potential: Potential, structures: Sequence[Atoms]) -> dict[str, float]
 
 
 def _page(rows: Sequence[dict[str, Any]]) -> str:
-    def mean(arm: str, name: str) -> float:
-        return float(np.mean([row[arm][name] for row in rows]))
-
-    difficulty = {name: mean("uniform", name) for name in NAMES}
-    order = sorted(NAMES, key=lambda name: -difficulty[name])
-    lines = ["# Several systems at once", "", *_speed_lines()]
-    if not rows:
-        return "\n".join(lines)
+    lines = ["# Several systems at once", ""]
     lines += [
+        "One run, one model, trajectories of three molecules and a crystal. Two questions: does a run ask for labels "
+        "where a system is hard to learn, and what does it save to evaluate the forces of several small trajectories "
+        "in one batch?",
+        "",
+    ]
+    if rows:
+        lines += [*_question(rows), *_answer(rows), *_runs(rows), *_shortcomings(rows)]
+    return "\n".join([*lines, *_speed_lines()])
+
+
+def _question(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
         "## Labels and difficulty",
         "",
         "    python benchmarks/multi_system.py",
         "",
         " ".join((__doc__ or "").split("\n\n")[2].split()),
         "",
-        f"{len(rows)} seeds; errors are means over them, eV/Å, on {N_TEST} frames of each system. Two cores, busy; "
-        f"Python {platform.python_version()}, `OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}`. Each run "
-        f"starts with {INITIAL} labels of every system.",
+        f"Each run starts with {INITIAL} labels of every system and ends with {LABELS} labels of the dynamics, or when "
+        f"each trajectory has taken {STEPS:,} steps of 0.5 fs. Nothing tells the run which system is hard: one "
+        f"threshold of u holds for all. Errors are mean absolute force components (eV/Å) on {N_TEST} frames of each "
+        f"system, means over {_count(len(rows), 'seed')}.",
         "",
-        "| system | force error, equal labels | force error, our labels | labels asked, by seed | mean |",
+    ]
+
+
+def _answer(rows: Sequence[dict[str, Any]]) -> list[str]:
+    arms = {arm: {name: _mean(rows, arm, name) for name in NAMES} for arm in ("initial", "active", "uniform")}
+    difficulty = arms["initial"]
+    asked = {name: [row["labels"][name] for row in rows] for name in NAMES}
+    lines = [
+        "| system | difficulty: error at the start | labels asked, by seed | error at the end | equal labels instead |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in order:
-        asked = [row["labels"][name] for row in rows]
-        cells = (name, f"{difficulty[name]:.3f}", f"{mean('active', name):.3f}", ", ".join(map(str, asked)))
-        lines.append(f"| {' | '.join(cells)} | {np.mean(asked):.0f} |")
-    lines.append(
-        f"| mean, worst | {np.mean(list(difficulty.values())):.3f}, {max(difficulty.values()):.3f} | "
-        f"{np.mean([mean('active', n) for n in NAMES]):.3f}, {max(mean('active', n) for n in NAMES):.3f} | | |"
-    )
-    ranks = [_rank_correlation([row["labels"][n] for n in NAMES], [difficulty[n] for n in NAMES]) for row in rows]
-    lines += [
+    for name in sorted(NAMES, key=lambda name: -difficulty[name]):
+        cells = [name, f"{difficulty[name]:.3f}", ", ".join(map(str, asked[name]))]
+        cells += [f"{arms[arm][name]:.3f}" for arm in ("active", "uniform")]
+        lines.append(f"| {' | '.join(cells)} |")
+    means = {arm: f"{np.mean(list(its.values())):.3f}, {max(its.values()):.3f}" for arm, its in arms.items()}
+    ranks = []
+    for title, names in (("molecules", NAMES[:3]), ("all four", NAMES)):
+        values = [_rank_correlation([row["labels"][n] for n in names], [difficulty[n] for n in names]) for row in rows]
+        ranks.append(f"{title} {', '.join(f'{value:.1f}' for value in values)}")
+    return [
+        *lines,
+        f"| mean, worst | {means['initial']} | | {means['active']} | {means['uniform']} |",
         "",
-        "Rank correlation (Spearman) of labels asked and difficulty, by seed: "
-        + ", ".join(f"{value:.2f}" for value in ranks)
-        + ".",
+        "Rank correlation (Spearman) of labels and difficulty, by seed: " + "; ".join(ranks) + ". 1 is the same order.",
         "",
-        "| seed | steps | updates | restarts | ended by | CPU min |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {row['seed']} | {row['steps']} | {row['updates']} | {row['restarts']} | {row['ended_by']} | "
-        f"{row['cpu'] / 60:.1f} |"
-        for row in rows
+
+
+def _runs(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| seed | steps, all trajectories | labels of the dynamics | updates | returns to a good state |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    return "\n".join(lines) + "\n"
+    for row in rows:
+        counts = (row["seed"], f"{row['steps']:,}", sum(row["labels"].values()), row["updates"], row["restarts"])
+        lines.append(f"| {' | '.join(map(str, counts))} |")
+    versions = f"Python {platform.python_version()}, `OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}`"
+    return [*lines, "", f"{versions}.", ""]
+
+
+def _shortcomings(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        "What to know about it:",
+        "",
+        "- `force_error: 0.3` (eV/Å, for 90 % of the atoms) is out of reach of this small model after so few labels. "
+        "An earlier version let the threshold fall in search of it until every trajectory of every system asked at "
+        "every check, and labels followed nothing. A calibrated threshold now stays at what unseen environments of a "
+        "known state have (`uncertainty.threshold`).",
+        "- Labels follow what is new, and among molecules that is what is difficult. The crystal is the exception: its "
+        f"atoms hardly leave what {INITIAL} frames have shown, so that it is asked next to nothing although the first "
+        f"model errs by {_mean(rows, 'initial', 'diamond'):.2f} eV/Å there. That error is the model's, not one of "
+        f"missing data: at the end it is {_mean(rows, 'active', 'diamond'):.2f}, by the labels of other systems and the "
+        "final training.",
+        "- The last column is no verdict on choosing. Its labels are frames of the same 500 K dynamics as the test, "
+        "the run's are those least like what was known; and its training differs (from scratch, not by updates).",
+        "- The ridge is 1e-4: with the default, 1e-8, the few initial frames of rigid molecules leave directions "
+        "without variance, u is large by orders of magnitude wherever nothing is known yet, and the held-out quantile "
+        "with it.",
+        "",
+    ]
+
+
+def _mean(rows: Sequence[dict[str, Any]], arm: str, name: str) -> float:
+    return float(np.mean([row[arm][name] for row in rows]))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _speed_lines() -> list[str]:
