@@ -356,8 +356,8 @@ def _shortcomings(rows: Sequence[dict[str, Any]]) -> list[str]:
         "- Labels follow what is new, and among molecules that is what is difficult. The crystal is the exception: its "
         f"atoms hardly leave what {INITIAL} frames have shown, so that it is asked next to nothing although the first "
         f"model errs by {_mean(rows, 'initial', 'diamond'):.2f} eV/Å there. That error is the model's, not one of "
-        f"missing data: at the end it is {_mean(rows, 'active', 'diamond'):.2f}, by the labels of other systems and the "
-        "final training.",
+        f"missing data: at the end it is {_mean(rows, 'active', 'diamond'):.2f}, by the labels of other systems and "
+        "the final training.",
         "- The last column is no verdict on choosing. Its labels are frames of the same 500 K dynamics as the test, "
         "the run's are those least like what was known; and its training differs (from scratch, not by updates).",
         "- The ridge is 1e-4: with the default, 1e-8, the few initial frames of rigid molecules leave directions "
