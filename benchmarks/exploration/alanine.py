@@ -32,6 +32,7 @@ from ideal.records import Label
 
 ARMS = {
     "biased300": Dynamics(300.0, bias=0.25),
+    "stronger300": Dynamics(300.0, bias=0.4),
     "plain300": Dynamics(300.0),
     "plain600": Dynamics(600.0),
     "plain1200": Dynamics(1200.0),
@@ -115,7 +116,12 @@ def _spread(values: Sequence[float]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/exploration"))
-    parser.add_argument("--arms", nargs="+", default=[*ARMS, CEILING], choices=[*ARMS, CEILING])
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=["biased300", "plain300", "plain600", "plain1200", CEILING],
+        choices=[*ARMS, CEILING],
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--batch", type=int, default=Effort.batch, help="labels per round")
     parser.add_argument("--steps", type=int, default=Dynamics.steps, help="of a trajectory per round, at most")
