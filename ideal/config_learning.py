@@ -133,6 +133,11 @@ class PretrainConfig(Section):
         "64 units do not.",
     )
     batch_size: int = Field(4, ge=1, description="Structures per step.")
+    rescale_layers: bool = Field(
+        False,
+        description="Scale the random weights of a new M3GNet layer by layer, so that each tells environments apart "
+        "from the start: errors fall further with enough training; they are larger before, and beyond the data.",
+    )
     max_seconds: Duration | None = Field(
         None, gt=0, description="Stop earlier after this time; makes runs depend on the clock."
     )

@@ -167,6 +167,10 @@ class TrainablePotential(Potential, Protocol):
         """Replace reference energies (of the elements named) and energy scale."""
         ...
 
+    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
+        """Prepare new random weights, with ``rescale`` for structures like these; called once, before all training."""
+        ...
+
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
         """Names and values of all parameters, in a fixed order."""
         ...

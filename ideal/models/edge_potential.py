@@ -253,6 +253,9 @@ class EdgePotential:
             self.energy_scale = float(energy_scale)
         self.changed()
 
+    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
+        """Prepare new random weights, with ``rescale`` for structures like these; by default they stay as they are."""
+
     def named_parameters(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
         """Names and values of the network's parameters, in a fixed order."""
         return self._model.named_parameters()

@@ -1,6 +1,7 @@
 """M3GNet, the graph network with three-body interactions, on matgl's implementation.
 
-The network, its parameters and its initialization are matgl's. Evaluation is `ideal.models.chunked` and training
+The network and its parameters are matgl's, and so are new weights, up to the scale that pretraining gives
+them (`M3GNetPotential.adapt`). Evaluation is `ideal.models.chunked` and training
 `ideal.models.fused` where these reproduce matgl's forward pass, else that pass itself.
 
 Chen and Ong, Nature Computational Science 2, 718 (2022), doi:10.1038/s43588-022-00349-3.
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
+from ase import Atoms
 from torch import Tensor
 
 from ideal.config import ModelConfig
@@ -21,9 +22,10 @@ from ideal.models.basis import radial_functions
 from ideal.models.chunked import ChunkedEvaluator
 from ideal.models.edge_potential import ordered_elements
 from ideal.models.fused import FusedForward, supports
-from ideal.models.graph import Graph, GraphBatch
+from ideal.models.graph import Graph, GraphBatch, collate
 from ideal.models.layers import covers
 from ideal.models.matgl_potential import MatglPotential, make_network
+from ideal.models.unit_variance import amplify, equalize, examples
 
 _INITIAL_GAIN = 1.5
 
@@ -73,10 +75,8 @@ class M3GNetPotential(MatglPotential):
             "use_smooth": True,
             "rbf_type": "SphericalBessel",
         }
-        model = cls.construct(architecture, seed)
-        _amplify(model)
         return cls(
-            model,
+            cls.construct(architecture, seed),
             architecture,
             {},
             is_fitted=False,
@@ -106,6 +106,21 @@ class M3GNetPotential(MatglPotential):
         energies, gradient = evaluate(graph.types, graph.source, graph.target, graph.vectors)
         return energies * self.energy_scale, gradient.mul_(self.energy_scale)
 
+    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
+        """Enlarge the weights of a new network by half, or rescale each layer's by these structures.
+
+        torch draws weights of variance 1 / (3 n); through the gated networks, three layers deep, that shrinks signals a
+        thousandfold, and training begins with a plateau. Half as large again shortens it (measured on lithium) without
+        making the network rough. `ideal.models.unit_variance` does it layer by layer: more accurate after enough
+        training, rougher where there are no data yet.
+        """
+        if not rescale:
+            amplify(self._model, _INITIAL_GAIN)
+        else:
+            graph = collate([self.graph(atoms) for atoms in examples(structures)])
+            equalize(self._model, graph, lambda: self._matgl_pass(graph, graph.vectors))
+        self.changed()
+
     def without_fused_pass(self) -> M3GNetPotential:
         """Use matgl's own forward pass from now on (for comparison; slower) and return itself."""
         self._fused = None
@@ -133,16 +148,3 @@ def _closed_form_basis() -> Iterator[None]:
         yield
     finally:
         setattr(_basis, name, symbolic)
-
-
-def _amplify(model: Any) -> None:
-    """Enlarge the weights of a new network, so that its output depends on its input from the start.
-
-    torch draws weights of variance 1 / (3 n); through the gated networks, three layers deep, that shrinks signals a
-    thousandfold, and training begins with a plateau. Half as large again shortens it (measured on lithium) without
-    making the network rough: at a gain of 2.2 some seeds never learn, and forces on unknown structures are worse.
-    """
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.weight *= _INITIAL_GAIN
