@@ -198,7 +198,10 @@ class Learner:
         weights = None
         if self.config.training.final.start == "scratch":
             seed = derive_seed(self.config.seed, "scratch")
-            weights = make_potential(self.config.model, self.potential.elements, seed).weights()
+            fresh = make_potential(self.config.model, self.potential.elements, seed)
+            structures = [label.atoms for label in self.dataset.training]
+            fresh.adapt(structures, self.config.training.pretrain.rescale_layers)
+            weights = fresh.weights()
         summary = self.trainer.converge(self.dataset.training, progress=progress, weights=weights)
         self.converged_at = self.updates
         return summary
