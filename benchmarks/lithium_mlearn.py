@@ -71,7 +71,8 @@ def _once(
     settings = {
         "loss": {"energy": arguments.energy_weight, "energy_end": arguments.energy_end, "force": 1.0},
         "pretrain": {
-            "epochs": epochs, "learning_rate": arguments.rate or SIZES[size][1], "batch_size": arguments.batch
+            "epochs": epochs, "learning_rate": arguments.rate or SIZES[size][1], "batch_size": arguments.batch,
+            **({"rescale_layers": True} if arguments.rescale else {}),
         },
         "final": {"epochs": 0},
         "average": arguments.average,
@@ -197,6 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="peak learning rate, of all sizes")
     parser.add_argument("--batch", type=int, default=4, help="structures per step")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of a gradient")
+    parser.add_argument("--rescale", action="store_true", help="rescale the new network's layers")
     parser.add_argument("--mtp", type=Path, help="fitted.mtp of the published moment tensor potential")
     parser.add_argument("--again", action="store_true", help="repeat finished trainings")
     return parser.parse_args()
