@@ -353,7 +353,8 @@ def _shortcomings(rows: Sequence[dict[str, Any]]) -> list[str]:
         "An earlier version let the threshold fall in search of it until every trajectory of every system asked at "
         "every check, and labels followed nothing. A calibrated threshold now stays at what unseen environments of a "
         "known state have (`uncertainty.threshold`).",
-        "- Labels follow what is new, and among molecules that is what is difficult. The crystal is the exception: its "
+        "- Labels follow what is new, and among molecules that is mostly what is difficult: the flexible two are asked "
+        "often, benzene hardly. The crystal is the exception: its "
         f"atoms hardly leave what {INITIAL} frames have shown, so that it is asked next to nothing although the first "
         f"model errs by {_mean(rows, 'initial', 'diamond'):.2f} eV/Å there. That error is the model's, not one of "
         f"missing data: at the end it is {_mean(rows, 'active', 'diamond'):.2f}, by the labels of other systems and "
