@@ -199,8 +199,8 @@ class Learner:
         if self.config.training.final.start == "scratch":
             seed = derive_seed(self.config.seed, "scratch")
             fresh = make_potential(self.config.model, self.potential.elements, seed)
-            structures = [label.atoms for label in self.dataset.training]
-            fresh.adapt(structures, self.config.training.pretrain.rescale_layers)
+            if self.config.training.pretrain.rescale_layers:
+                fresh.rescale_layers([label.atoms for label in self.dataset.training])
             weights = fresh.weights()
         summary = self.trainer.converge(self.dataset.training, progress=progress, weights=weights)
         self.converged_at = self.updates

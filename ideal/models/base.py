@@ -167,8 +167,8 @@ class TrainablePotential(Potential, Protocol):
         """Replace reference energies (of the elements named) and energy scale."""
         ...
 
-    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
-        """Prepare new random weights, with ``rescale`` for structures like these; called once, before all training."""
+    def rescale_layers(self, structures: Sequence[Atoms]) -> None:
+        """Scale new random weights for structures like these (``pretrain.rescale_layers``); before all training."""
         ...
 
     def named_parameters(self) -> Iterable[tuple[str, Tensor]]:

@@ -253,8 +253,8 @@ class EdgePotential:
             self.energy_scale = float(energy_scale)
         self.changed()
 
-    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
-        """Prepare new random weights, with ``rescale`` for structures like these; by default they stay as they are."""
+    def rescale_layers(self, structures: Sequence[Atoms]) -> None:
+        """Scale new random weights for structures like these; networks without a rule of their own stay as they are."""
 
     def named_parameters(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
         """Names and values of the network's parameters, in a fixed order."""

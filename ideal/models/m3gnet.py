@@ -111,12 +111,11 @@ class M3GNetPotential(MatglPotential):
         energies, gradient = evaluate(graph.types, graph.source, graph.target, graph.vectors)
         return energies * self.energy_scale, gradient.mul_(self.energy_scale)
 
-    def adapt(self, structures: Sequence[Atoms], rescale: bool) -> None:
-        """See `EdgePotential.adapt`; with ``rescale`` the spread of each layer's output becomes of order one."""
-        if rescale:
-            graph = collate([self.graph(atoms) for atoms in examples(structures)])
-            equalize(self._model, graph, lambda: self._matgl_pass(graph, graph.vectors))
-            self.changed()
+    def rescale_layers(self, structures: Sequence[Atoms]) -> None:
+        """Give each layer's output a spread of order one over ``structures`` (`ideal.models.unit_variance`)."""
+        graph = collate([self.graph(atoms) for atoms in examples(structures)])
+        equalize(self._model, graph, lambda: self._matgl_pass(graph, graph.vectors))
+        self.changed()
 
     def without_fused_pass(self) -> M3GNetPotential:
         """Use matgl's own forward pass from now on (for comparison; slower) and return itself."""

@@ -361,7 +361,8 @@ class Trainer:
             isolated = self.config.isolated_atoms
             references = fit_reference_energies(structures, energies, potential.elements, isolated=isolated)
             rms = math.sqrt(np.mean(np.concatenate([label.forces.ravel() for label in labels]) ** 2))
-            potential.adapt(structures, self.config.pretrain.rescale_layers)
+            if self.config.pretrain.rescale_layers:
+                potential.rescale_layers(structures)
             potential.set_normalization(references, max(rms, _LEAST_SCALE))
             potential.is_fitted = True
         self._shift_references(labels)

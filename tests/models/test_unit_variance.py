@@ -51,7 +51,7 @@ def spreads(model: M3GNetPotential, structures: list[Atoms]) -> dict[str, float]
 def test_layers_tell_environments_apart() -> None:
     structures = [lithium(0.1, seed) for seed in range(4)]
     before, after = potential(), potential()
-    after.adapt(structures, rescale=True)
+    after.rescale_layers(structures)
     angular = [name for name in spreads(before, structures) if "update_network_bond" in name]
     assert len(angular) == 4
     assert max(spreads(before, structures)[name] for name in angular) < 0.05
@@ -73,7 +73,7 @@ def test_energies_depend_on_angles_from_the_start() -> None:
         return abs(central[1] - central[0])
 
     before, after = potential(), potential()
-    after.adapt([lithium(0.1, seed) for seed in range(4)], rescale=True)
+    after.rescale_layers([lithium(0.1, seed) for seed in range(4)])
     assert change(after) > 10 * change(before)
 
 
@@ -84,7 +84,7 @@ def test_energies_depend_on_angles_from_the_start() -> None:
 )
 def test_structures_that_say_little(structures: list[Atoms]) -> None:
     model = potential()
-    model.adapt(structures, rescale=True)
+    model.rescale_layers(structures)
     found = model.evaluate(lithium(0.1))
     assert np.isfinite(found.energy) and np.abs(found.forces).max() < 100
     assert all(torch.isfinite(weight).all() for _, weight in model.named_parameters())
@@ -94,7 +94,7 @@ def test_the_same_structures_give_the_same_weights() -> None:
     fingerprints = set()
     for _ in range(2):
         model = potential()
-        model.adapt([lithium(0.1, seed) for seed in range(3)], rescale=True)
+        model.rescale_layers([lithium(0.1, seed) for seed in range(3)])
         fingerprints.add(model.fingerprint())
     assert len(fingerprints) == 1
     assert potential().fingerprint() not in fingerprints
