@@ -3,10 +3,11 @@
     python benchmarks/exploration/alanine.py --output runs/exploration --arms biased300 plain300 --seeds 0
 
 Table 1 of Zaverkin et al. (2024) with the same reference, AMBER ff19SB through OpenMM (`pip install openmm`). Every arm
-begins with eight structures around C7eq and spends 512 labels, a tenth of them held back for calibration and for
-choosing the final weights; see `learning`. An arm goes on where it was killed; finished ones are read, not made again.
+begins with eight structures around C7eq and spends 512 labels, a tenth of them held back for calibration (see
+`learning`); then a new model learns all of them and is judged (see `judging`). An arm goes on where it was killed;
+finished ones are read, not made again, and another test trajectory needs no new exploration.
 
-"ceiling" trains on 512 frames of a 1200 K trajectory of the reference itself.
+"ceiling" learns 512 frames of a 1200 K trajectory of the reference itself.
 
 Npj Comput. Mater. 10, 83 (2024), doi:10.1038/s41524-024-01254-1.
 """
@@ -14,16 +15,15 @@ Npj Comput. Mater. 10, 83 (2024), doi:10.1038/s41524-024-01254-1.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dipeptide import dihedrals, reference_trajectory
-from learning import FINAL_RATE, MOST, Effort, Run, errors, fresh
+from dipeptide import dihedrals, is_cis, labels_at, reference_trajectory
+from judging import cached, judge
+from learning import MOST, Run, models_folder
 from measures import coverage
 from moments import MomentPotential
 from walkers import Dynamics
@@ -42,57 +42,52 @@ _TEST_FRAMES = 2000
 _COLUMNS = (
     "coverage",
     "coverage_of_labels",
+    "cis",
     "energy",
     "force",
+    "energy_trans",
+    "force_trans",
+    "energy_cis",
+    "force_cis",
     "position_act",
     "uncertainty_act",
     "structure_steps",
+    "refused",
     "seconds",
+    "final_seconds",
 )
 
 
 def main() -> None:
     """Make the arms that are missing, print all that are there after every seed."""
     arguments = _arguments()
-    effort = Effort(arguments.batch, arguments.final)
     MomentPotential.is_compiled = not arguments.eager
     test = reference_trajectory(arguments.output, _TEST_FRAMES, arguments.test)
     rows = []
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            path = arguments.output / f"alanine_{arm}_{seed}.json"
-            if not path.is_file():
-                row = _made(arm, seed, effort, arguments.steps, test, path.with_suffix(""))
-                temporary = path.with_suffix(".part")
-                temporary.write_text(json.dumps(row))
-                temporary.replace(path)
-            rows.append(json.loads(path.read_text()))
+            rows.append(_row(arm, seed, arguments, test))
         print(_table(rows), flush=True)
 
 
-def _made(arm: str, seed: int, effort: Effort, steps: int, test: Sequence[Label], folder: Path) -> dict[str, Any]:
+def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Label]) -> dict[str, Any]:
+    """What the arm explored and what its labels are worth."""
+    folder = arguments.output / f"alanine_{arm}_{seed}"
+    explored: dict[str, Any] = {"arm": arm, "seed": seed}
     if arm == CEILING:
-        return ceiling(folder.parent, seed, effort.final, test)
-    return Run(arm, replace(ARMS[arm], steps=steps), seed, effort, test, folder).run()
-
-
-def ceiling(folder: Path, seed: int, final: int, test: Sequence[Label]) -> dict[str, Any]:
-    """What the model reaches with 512 labels of the reference's own 1200 K trajectory."""
-    began = time.process_time()
-    labels = reference_trajectory(folder, MOST, seed=100 + seed)
-    potential = fresh(labels, seed, final, FINAL_RATE)
-    energy, force = errors(potential, test)
-    seen = np.array([each.atoms.positions for each in labels])
-    return {
-        "arm": CEILING,
-        "seed": seed,
-        "final": final,
-        "labels": len(labels),
-        "energy": energy,
-        "force": force,
-        "coverage_of_labels": coverage(dihedrals(seen)),
-        "seconds": time.process_time() - began,
-    }
+        labels = reference_trajectory(arguments.output, MOST, seed=100 + seed)
+        models_folder(folder).mkdir(parents=True, exist_ok=True)
+    else:
+        run = Run(arm, replace(ARMS[arm], steps=arguments.steps), seed, test, folder)
+        explored = cached(folder.with_suffix(".json"), run.run)
+        labels = labels_at(np.load(models_folder(folder) / "labels.npz")["positions"])
+    positions = np.array([each.atoms.positions for each in labels])
+    explored["cis"] = int(is_cis(positions).sum())
+    explored["coverage_of_labels"] = coverage(dihedrals(positions))
+    if arguments.explore_only:
+        return explored
+    path = folder.with_name(f"{folder.name}_judged_{arguments.test}.json")
+    return explored | cached(path, judge, labels, seed, test, models_folder(folder) / "final")
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -123,10 +118,9 @@ def _arguments() -> argparse.Namespace:
         choices=[*ARMS, CEILING],
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--batch", type=int, default=Effort.batch, help="labels per round")
     parser.add_argument("--steps", type=int, default=Dynamics.steps, help="of a trajectory per round, at most")
-    parser.add_argument("--final", type=int, default=Effort.final, help="steps of the final training")
-    parser.add_argument("--test", type=int, default=2, help="seed of the test trajectory")
+    parser.add_argument("--test", type=int, default=3, help="seed of the test trajectory")
+    parser.add_argument("--explore-only", action="store_true", help="leave the final training for another time")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     return parser.parse_args()
 

@@ -19,7 +19,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.io import read, write
 
 from ideal.labelling.codes.base import installed_version
-from ideal.records import FloatArray, Label, structure_key
+from ideal.records import BoolArray, FloatArray, Label, structure_key
 
 PDB = Path(__file__).with_name("alanine_dipeptide.pdb")
 FORCE_FIELD = "amber19/protein.ff19SB.xml"
@@ -27,12 +27,14 @@ PHI = (4, 6, 8, 14)
 """C of ACE, N, CA, C of ALA."""
 PSI = (6, 8, 14, 16)
 """N, CA, C of ALA, N of NME."""
+OMEGA = ((0, 4, 6, 8), (8, 14, 16, 18))
+"""Both amide bonds: CH3, C of ACE, N, CA; CA, C of ALA, N, CH3 of NME."""
 MAX_FORCE = 20.0
 """Structures of larger reference forces (eV/Å) are no labels, as in the paper."""
 
 _KJ_PER_MOL = 0.010364269656262174  # eV
-_INTERVAL, _EQUILIBRATION = 200, 20000
-"""Steps of 0.5 fs."""
+_INTERVAL, _EQUILIBRATION = 1000, 20000
+"""Steps of 0.5 fs: 2,000 frames are 1 ns. Amide bonds turn to cis now and then: a shorter test may know nothing of it."""
 
 
 class Amber(Calculator):
@@ -101,8 +103,24 @@ def dihedrals(positions: FloatArray) -> FloatArray:
     return np.stack([_dihedral(*(positions[..., index, :] for index in four)) for four in (PHI, PSI)], axis=-1)
 
 
+def is_cis(positions: FloatArray) -> BoolArray:
+    """Whether an amide bond of positions (..., n_atoms, 3) is cis, its torsion below 90 degrees: (...,)."""
+    torsions = [_dihedral(*(positions[..., index, :] for index in four)) for four in OMEGA]
+    return (np.abs(torsions) < np.pi / 2).any(axis=0)
+
+
+def labels_at(positions: FloatArray) -> list[Label]:
+    """The reference's labels at positions (n, n_atoms, 3); without those that `label` refuses."""
+    calculator, bare = Amber(), molecule()
+    found = []
+    for each in positions:
+        bare.positions = each
+        found.append(label(bare, calculator))
+    return [each for each in found if each is not None]
+
+
 def reference_trajectory(folder: Path, frames: int, seed: int) -> list[Label]:
-    """Labels of a 1200 K trajectory of the reference itself, one every 100 fs; made once and kept in ``folder``."""
+    """Labels of a 1200 K trajectory of the reference itself, one every 500 fs; made once and kept in ``folder``."""
     path = folder / f"alanine_1200K_{seed}.xyz"
     if not path.is_file():
         context = make_context(1200.0, seed)
@@ -117,9 +135,7 @@ def reference_trajectory(folder: Path, frames: int, seed: int) -> list[Label]:
         folder.mkdir(parents=True, exist_ok=True)
         write(temporary, images)
         temporary.replace(path)
-    calculator = Amber()
-    labels = [label(atoms, calculator) for atoms in read(path, f":{frames}")]
-    return [each for each in labels if each is not None]
+    return labels_at(np.array([atoms.positions for atoms in read(path, f":{frames}")]))
 
 
 @cache

@@ -12,6 +12,7 @@ Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam (ICLR 2025), arX
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,26 @@ from ideal.training.trainer import Trainer
 
 ENERGY_WEIGHT = 20.0
 """Of squared energies per atom (eV) against squared force components (eV/Å)."""
-RATE, BATCH, AVERAGE = 2e-2, 8, 0.995
+AVERAGE = 0.995
 _DECAY_MEAN, _DECAY_SQUARE, _EPSILON, _EVERY = 0.95, 0.95, 1e-8, 10
 _WARM_UP = 0.03
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training goes.
+
+    Attributes:
+        steps: of the optimizer.
+        rate: peak learning rate.
+        batch: labels per step.
+        decay: of weight matrices, per step and unit of the rate.
+    """
+
+    steps: int
+    rate: float = 2e-2
+    batch: int = 8
+    decay: float = 0.0
 
 
 class Soap:
@@ -44,8 +62,8 @@ class Soap:
         self._steps = 0
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """One step along the gradients; the first one only looks."""
+    def step(self, rate: float, decay: float = 0.0) -> None:
+        """One step along the gradients; the first one only looks. Matrices shrink by ``rate * decay`` before it."""
         for parameter, state in zip(self._parameters, self._states, strict=True):
             if parameter.grad is None:
                 continue
@@ -53,6 +71,8 @@ class Soap:
             if not self._steps:
                 self._begin(state, gradient)
                 continue
+            if parameter.dim() > 1:
+                parameter.mul_(1 - rate * decay)
             parameter.sub_(rate * self._direction(state, gradient).view_as(parameter))
         self._steps += 1
 
@@ -101,8 +121,8 @@ def normalize(potential: MomentPotential, labels: Sequence[Label]) -> None:
     Trainer(potential, TrainingConfig(pretrain=PretrainConfig(epochs=0)), 0).pretrain(labels)
 
 
-def fit(potential: MomentPotential, labels: Sequence[Label], steps: int, seed: int, rate: float = RATE) -> None:
-    """Take ``steps`` steps of `BATCH` labels each, drawn pass by pass; the potential gets the averaged weights."""
+def fit(potential: MomentPotential, labels: Sequence[Label], plan: Plan, seed: int) -> None:
+    """Train on labels drawn pass by pass; the potential gets the averaged weights."""
     graphs = [potential.graph(each.atoms) for each in labels]
     references = np.array([potential.reference_energy(each.atoms) for each in labels])
     n_atoms = len(labels[0].atoms)
@@ -111,10 +131,10 @@ def fit(potential: MomentPotential, labels: Sequence[Label], steps: int, seed: i
     parameters: list[Any] = [parameter for _, parameter in potential.named_parameters()]
     optimizer, average = Soap(parameters), WeightAverage(potential, AVERAGE)
     rng, order = np.random.default_rng([seed, 23]), np.zeros(0, dtype=int)
-    for step in range(steps):
-        if len(order) < min(BATCH, len(labels)):
+    for step in range(plan.steps):
+        if len(order) < min(plan.batch, len(labels)):
             order = rng.permutation(len(labels))
-        batch, order = order[:BATCH], order[BATCH:]
+        batch, order = order[: plan.batch], order[plan.batch :]
         found = potential.predict([graphs[index] for index in batch], differentiable=True)
         energy_errors = found.energies / n_atoms - energies[batch]
         force_errors = found.forces.view(len(batch), n_atoms, 3) - forces[batch]
@@ -122,7 +142,7 @@ def fit(potential: MomentPotential, labels: Sequence[Label], steps: int, seed: i
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
-        done = step / steps
-        optimizer.step(rate * min(1.0, done / _WARM_UP + 0.02) * (1 - done))
+        done = step / plan.steps
+        optimizer.step(plan.rate * min(1.0, done / _WARM_UP + 0.02) * (1 - done), plan.decay)
         average.follow()
     potential.set_weights(average.weights())

@@ -1,4 +1,4 @@
-"""One arm of the alanine dipeptide experiment: explore, label, learn, until the labels are spent.
+"""One arm of the alanine dipeptide experiment: explore, label, learn, until the labels are spent. `judging` takes them.
 
 A round: calibrate; eight trajectories from labels chosen at random, each until an atom's force uncertainty passes its
 limit or its steps are taken; of all frames of all of them a batch, chosen for its joint uncertainty, is labelled; the
@@ -12,14 +12,14 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from dipeptide import Amber, dihedrals, label, molecule
-from fitting import RATE, fit, normalize
+from dipeptide import Amber, dihedrals, is_cis, label, labels_at, molecule
+from fitting import Plan, fit, normalize
 from measures import autocorrelation_time, coverage
 from moments import SYMBOLS, MomentPotential
 from walkers import Dynamics, Uncertain, Walk, choose, walk
@@ -29,22 +29,10 @@ from ideal.records import FloatArray, Label
 
 WALKERS, START, MOST = 8, 8, 512
 STEPS_PER_LABEL = 128
-ANEW, ONLINE = 600, 300
-"""Steps of training from random weights, and of a round."""
-ONLINE_RATE, FINAL_RATE = 5e-3, 1e-2
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What an arm may spend.
-
-    Attributes:
-        batch: labels per round, at most.
-        final: steps of the final training.
-    """
-
-    batch: int = 24
-    final: int = 8000
+BATCH = 24
+"""Labels per round, at most."""
+ANEW, ONLINE = Plan(600), Plan(300, rate=5e-3)
+"""Training from random weights, and of a round."""
 
 
 class Run:
@@ -54,16 +42,12 @@ class Run:
         arm: its name.
         dynamics: how its walkers move.
         seed: of weights, velocities, noise.
-        effort: what it may spend.
-        test: labels that judge.
+        test: labels that tell how it goes; nothing follows from them.
         folder: where its state is kept until it is done.
     """
 
-    def __init__(
-        self, arm: str, dynamics: Dynamics, seed: int, effort: Effort, test: Sequence[Label], folder: Path
-    ) -> None:
-        self._arm, self._dynamics, self._effort, self._test, self._folder = arm, dynamics, effort, test, folder
-        self._seed = seed
+    def __init__(self, arm: str, dynamics: Dynamics, seed: int, test: Sequence[Label], folder: Path) -> None:
+        self._arm, self._dynamics, self._seed, self._test, self._folder = arm, dynamics, seed, test, folder
         self._rng = np.random.default_rng([seed, 17])
         self._calculator = Amber()
         self._labels: list[Label] = []
@@ -76,18 +60,17 @@ class Run:
         self._began = time.process_time()
 
     def run(self) -> dict[str, Any]:
-        """The finished row."""
+        """The finished row; the labels lie in ``labels.npz`` of `models_folder`."""
         if (self._folder / "state.npz").is_file():
             potential = self._resume()
         else:
             self._take([_shaken(molecule(), self._rng) for _ in range(START)], held=1)
             potential = fresh(self._labels, self._seed, ANEW)
         while (room := MOST - len(self._labels) - len(self._held)) > 0:
-            potential = self._round(potential, min(room, self._effort.batch))
+            potential = self._round(potential, min(room, BATCH))
             self._save(potential)
-        everything = [*self._labels, *self._held]  # nothing is left to calibrate
-        np.savez(models_folder(self._folder) / "labels.npz", positions=_positions(everything))
-        row = self._row(fresh(everything, self._seed, self._effort.final, FINAL_RATE))
+        np.savez(models_folder(self._folder) / "labels.npz", positions=_positions([*self._labels, *self._held]))
+        row = self._row()
         shutil.rmtree(self._folder, ignore_errors=True)
         return row
 
@@ -106,7 +89,7 @@ class Run:
         if len(self._labels) >= 2 * self._anew:
             potential, self._anew = fresh(self._labels, self._seed, ANEW), len(self._labels)
         else:
-            fit(potential, self._labels, ONLINE, len(self._labels), ONLINE_RATE)
+            fit(potential, self._labels, ONLINE, len(self._labels))
         energy, force = errors(potential, self._test[::20])
         entry = {
             "labels": len(self._labels) + len(self._held),
@@ -143,8 +126,7 @@ class Run:
     def _spent(self) -> float:
         return self._seconds + time.process_time() - self._began
 
-    def _row(self, potential: TrainablePotential) -> dict[str, Any]:
-        energy, force = errors(potential, self._test)
+    def _row(self) -> dict[str, Any]:
         interval = 1e-3 * self._dynamics.record * self._dynamics.every * self._dynamics.timestep
         chains = [[walks[k] for walks in self._rounds] for k in range(WALKERS)]
         positions = [np.concatenate([each.positions for each in chain]) for chain in chains]
@@ -153,7 +135,6 @@ class Run:
         return {
             "arm": self._arm,
             "seed": self._seed,
-            **asdict(self._effort),
             **asdict(self._dynamics),
             "labels": len(labelled),
             "refused": self._refused,
@@ -161,8 +142,7 @@ class Run:
             "structure_steps": sum(each.steps for walks in self._rounds for each in walks),
             "coverage": self._coverage(),
             "coverage_of_labels": coverage(dihedrals(labelled)),
-            "energy": energy,
-            "force": force,
+            "cis": int(is_cis(labelled).sum()),
             "position_act": _mean_time([x.reshape(len(x), -1) for x in positions], interval),
             "uncertainty_act": _mean_time(atomic, interval),
             "seconds": self._spent(),
@@ -193,7 +173,7 @@ class Run:
 
     def _resume(self) -> MomentPotential:
         with np.load(self._folder / "state.npz") as state:
-            self._labels, self._held = (self._again(state[key]) for key in ("labels", "held"))
+            self._labels, self._held = (labels_at(state[key]) for key in ("labels", "held"))
             rng, self._curve, self._refused, self._anew, self._seconds = json.loads(str(state["notes"]))
             self._rng.bit_generator.state = rng
             ends = state["frames"].cumsum()[:-1]
@@ -208,21 +188,17 @@ class Run:
             self._rounds = [walks[first : first + WALKERS] for first in range(0, len(walks), WALKERS)]
         return MomentPotential.load(self._folder / "model", "cpu")
 
-    def _again(self, positions: FloatArray) -> list[Label]:
-        found = [label(_with(molecule(), each), self._calculator) for each in positions]
-        return [each for each in found if each is not None]
-
 
 def models_folder(folder: Path) -> Path:
     """Where the model of every round of an arm is kept, by its number of labels."""
     return folder.with_name(f"{folder.name}_models")
 
 
-def fresh(labels: Sequence[Label], seed: int, steps: int, rate: float = RATE) -> MomentPotential:
-    """A new model that has learned these labels."""
-    potential = MomentPotential.new(SYMBOLS, seed)
+def fresh(labels: Sequence[Label], seed: int, plan: Plan, **architecture: Any) -> MomentPotential:
+    """A new model (see `MomentPotential.new`) that has learned these labels."""
+    potential = MomentPotential.new(SYMBOLS, seed, **architecture)
     normalize(potential, labels)
-    fit(potential, labels, steps, seed, rate)
+    fit(potential, labels, plan, seed)
     return potential
 
 

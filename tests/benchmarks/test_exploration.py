@@ -150,7 +150,7 @@ def test_walkers_repeat_themselves_and_stop_where_they_are_told() -> None:
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
     pytest.importorskip("openmm")
     from dipeptide import Amber, label, molecule
-    from fitting import fit, normalize
+    from fitting import Plan, fit, normalize
     from moments import SYMBOLS, MomentPotential
 
     labels = []
@@ -163,7 +163,7 @@ def test_training_lowers_the_loss_and_repeats_itself() -> None:
     for steps in (0, 60, 60):
         potential = MomentPotential.new(SYMBOLS, 0, n_basis=4, hidden=16)
         normalize(potential, labels)
-        fit(potential, labels, steps, seed=0)
+        fit(potential, labels, Plan(steps), seed=0)
         forces = potential.predict([potential.graph(each.atoms) for each in labels]).forces.numpy()
         errors.append(np.sqrt(((forces - wanted) ** 2).mean()))
     assert errors[1] < 0.5 * errors[0]

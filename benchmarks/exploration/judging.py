@@ -1,0 +1,53 @@
+"""What a set of labels is worth: a model that learns all of them, anew, judged by the reference's own hot trajectory.
+
+At 1200 K an amide bond of alanine dipeptide is cis in some per cent of the time. Exploration that never turned one has
+large errors there and small ones elsewhere, so that both are told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dipeptide import is_cis
+from fitting import Plan
+from learning import errors, fresh
+
+from ideal.records import Label
+
+FINAL = Plan(steps=8000, rate=1.4e-2, batch=32, decay=0.03)
+HIDDEN = 128
+"""Width of the final network's layers; exploration has the narrower default."""
+
+
+def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path) -> dict[str, Any]:
+    """Root mean square errors of energies (meV/atom) and force components (eV/Å) of a model that learns ``labels``.
+
+    Args:
+        labels: to learn, all of them.
+        seed: of the weights and of the order of labels.
+        test: labels that judge.
+        model: where the trained model is kept.
+    """
+    began = time.process_time()
+    potential = fresh(labels, seed, FINAL, hidden=HIDDEN)
+    cis = is_cis(np.array([each.atoms.positions for each in test]))
+    row: dict[str, Any] = {"learned": len(labels), "test_frames": len(test), "test_cis": int(cis.sum())}
+    for name, chosen in (("", np.ones_like(cis)), ("_cis", cis), ("_trans", ~cis)):
+        row[f"energy{name}"], row[f"force{name}"] = errors(potential, [test[i] for i in np.flatnonzero(chosen)])
+    potential.save(model)
+    return {**row, "final_seconds": time.process_time() - began}
+
+
+def cached(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """The row in ``path``; made by ``make(*arguments)`` and written as a whole where it is missing."""
+    if not path.is_file():
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(make(*arguments)))
+        temporary.replace(path)
+    row: dict[str, Any] = json.loads(path.read_text())
+    return row
