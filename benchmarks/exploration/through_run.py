@@ -1,0 +1,244 @@
+"""Alanine dipeptide through the engine of `ideal-run`: its samplers, uncertainty, model and training.
+
+    python benchmarks/exploration/through_run.py --seeds 1 2 3
+
+`alanine.py` asks whether a bias finds better labels with a loop and a network of its own; this asks it of the product.
+The arms have the same configuration but for the sampler's bias: eight trajectories at 300 K in lockstep from C7eq, a
+small M3GNet, u from SOAP, labels of the whole molecule from ff19SB, until labels or steps are spent. The test set is
+every tenth frame of a 1200 K trajectory of the reference. A run that is killed goes on from its last checkpoint,
+finished arms are read, and the table is printed after every seed.
+
+"ceiling" trains the same model as often on as many frames of another 1200 K trajectory of the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import write
+from dipeptide import MAX_FORCE, dihedrals, molecule, reference_trajectory
+from measures import coverage
+from survival import bonds, is_whole
+
+from ideal.config import Config, parse_config
+from ideal.engine.engine import Engine
+from ideal.labelling.store import LabelStore
+from ideal.models import load_potential, make_potential
+from ideal.models.base import Potential
+from ideal.records import FloatArray, Label
+from ideal.report.frames import read_trajectory
+from ideal.training.trainer import Trainer
+
+ARMS: dict[str, dict[str, Any]] = {
+    "biased": {
+        "type": "biased_dynamics",
+        "bias": {"strength": 0.25, "average": "rms", "species": {"H": 0.0}, "max_temperature": 600.0},
+    },
+    "plain": {"type": "molecular_dynamics"},
+}
+CEILING = "ceiling"
+WALKERS, INITIAL = 8, 16
+HYDROGEN = 4.0
+"""amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step."""
+TEST_FRAMES, TEST_EVERY = 2000, 10
+OMEGAS = ((0, 4, 6, 8), (8, 14, 16, 18))
+"""CH3-C-N-CA of the two amide bonds."""
+_RESULTS = ("coverage", "coverage_of_labels", "energy", "force", "cis")
+_COLUMNS = (*_RESULTS, "labels", "steps", "temperature", "restarts", "seconds")
+
+
+def main() -> None:
+    """Make the arms that are missing, print all that are there after every seed."""
+    arguments = _arguments()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    test = reference_trajectory(arguments.output, TEST_FRAMES, arguments.test)[::TEST_EVERY]
+    rows = []
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            path = arguments.output / f"{arm}_{seed}.json"
+            if not path.is_file():
+                if arm == CEILING:
+                    row = _ceiling(configuration("plain", seed, arguments), arguments, test)
+                else:
+                    row = _made(configuration(arm, seed, arguments), path.with_suffix(""), test)
+                temporary = path.with_suffix(".part")
+                temporary.write_text(json.dumps({"arm": arm, "seed": seed, **row}))
+                temporary.replace(path)
+            rows.append(json.loads(path.read_text()))
+        print(table(rows), flush=True)
+
+
+def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
+    """What a user would write as YAML; the structure is written beside the runs."""
+    folder: Path = arguments.output
+    start = molecule()
+    start.set_masses(np.where(start.numbers == 1, HYDROGEN, start.get_masses()))
+    write(folder / "c7eq.xyz", start, format="extxyz", columns=["symbols", "positions", "masses"])
+    sampler = {"temperature": 300.0, "timestep": 2.0, "friction": 0.002, "steps": arguments.steps, **ARMS[arm]}
+    data: dict[str, Any] = {
+        "seed": seed,
+        "trajectories": [
+            {"name": "walker", "structure": "c7eq.xyz", "copies": WALKERS, "check_every": 5, "sampler": sampler}
+        ],
+        "uncertainty": {
+            "soap": {"r_cut": 4.5, "n_max": 4, "l_max": 3},
+            "ridge": 1e-4,
+            "threshold": {"factor": 1.0, "force_error": 0.15},
+        },
+        "embedding": {"workers": 0},
+        "labelling": {
+            "code": {"type": "ase", "calculator": "dipeptide:Amber"},
+            "workers": 1,
+            "gate": {"max_learned_force": MAX_FORCE},
+        },
+        "dataset": {
+            "generated": {
+                "count": INITIAL,
+                "calculator": "dipeptide:Amber",
+                "temperature": 500.0,
+                "timestep": 0.5,
+                "steps_between": 50,
+            },
+            "validation_fraction": 0.0,
+        },
+        "model": {"n_blocks": 1, "units": 32},
+        "training": {
+            "loss": {"energy_end": 100.0},
+            "pretrain": {"epochs": 300, "learning_rate": 5e-3, "rescale_layers": True},
+            "final": {"epochs": arguments.final, "learning_rate": 5e-3, "max_seconds": None, "start": "scratch"},
+        },
+        "engine": {"mode": "lockstep", "restarts": 10, "write_every": 10, "checkpoint_every": 1000},
+        "stop": {"labels": arguments.labels},
+    }
+    return parse_config(data, folder)
+
+
+def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]:
+    resumed = (folder / "config.yaml").is_file()
+    before = _cpu_seconds()
+    summary = (Engine.resume(folder) if resumed else Engine.create(config, folder)).run()
+    if summary.status == "interrupted":
+        raise SystemExit(f"interrupted; the same command goes on with {folder}")
+    with LabelStore(folder / "labels.db", read_only=True) as store:
+        labels = [label for label in store.labels() if label.info.get("purpose") != "initial" and _is_learned(label)]
+    frames = walked(folder)
+    energy, force = errors(load_potential(folder / "model"), test)
+    return {
+        "coverage": coverage(dihedrals(frames)),
+        "coverage_of_labels": coverage(dihedrals(np.array([label.atoms.positions for label in labels]))),
+        "energy": energy,
+        "force": force,
+        "cis": sum(is_cis(label.atoms) for label in labels),
+        "labels": len(labels),
+        "steps": summary.steps,
+        "temperature": temperature(folder),
+        "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
+        "failed": sum(trajectory.status == "failed" for trajectory in summary.trajectories),
+        "updates": summary.updates,
+        "threshold": summary.threshold,
+        "ended_by": summary.ended_by,
+        "stages": dict(summary.stage_seconds),
+        "seconds": None if resumed else _cpu_seconds() - before,
+    }
+
+
+def _ceiling(config: Config, arguments: argparse.Namespace, test: Sequence[Label]) -> dict[str, Any]:
+    """The model after the final training's passes over frames that no exploration had to find."""
+    before = _cpu_seconds()
+    count = INITIAL + arguments.labels
+    known = reference_trajectory(arguments.output, TEST_FRAMES, arguments.other)
+    labels = known[config.seed :: len(known) // count][:count]
+    potential = make_potential(config.model, sorted(set(molecule().symbols)), config.seed)
+    pretrain = config.training.pretrain.model_copy(update={"epochs": config.training.final.epochs})
+    trainer = Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed)
+    trainer.pretrain(labels, [])
+    energy, force = errors(potential, test)
+    cis = sum(is_cis(label.atoms) for label in labels)
+    seconds = _cpu_seconds() - before
+    return {"energy": energy, "force": force, "cis": cis, "labels": len(labels), "seconds": seconds}
+
+
+def walked(folder: Path) -> FloatArray:
+    """Positions (n, n_atoms, 3) of a run's frames: those of the way it kept, and of molecules that are whole."""
+    start = molecule()
+    pairs, lengths = bonds(start)
+    files = sorted((folder / "trajectories").glob("*.extxyz"))
+    frames = [atoms.positions for file in files for atoms in read_trajectory(file, 1.0, max_frames=10**9).atoms]
+    whole = [positions for positions in frames if is_whole(positions[None], pairs, lengths)]
+    return np.array(whole).reshape(-1, len(start), 3)
+
+
+def temperature(folder: Path) -> float:
+    """Mean instantaneous temperature over a run's checks, K; the walkers start at 300 K."""
+    events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return float(np.mean([event["temperature"] for event in events if event["event"] == "check"]))
+
+
+def _is_learned(label: Label) -> bool:
+    """Labels beyond the gate's limit stay in the store all the same."""
+    return bool(np.linalg.norm(label.forces, axis=1).max() <= MAX_FORCE)
+
+
+def is_cis(atoms: Atoms) -> bool:
+    """Whether an amide bond is nearer to cis than to trans."""
+    return any(np.cos(np.deg2rad(atoms.get_dihedral(*four))) > 0 for four in OMEGAS)
+
+
+def errors(potential: Potential, labels: Sequence[Label]) -> tuple[float, float]:
+    """Root mean square errors: energy in meV/atom and force components in eV/Å."""
+    found = potential.evaluate_batch([label.atoms for label in labels])
+    energies = [(one.energy - label.energy) / len(label.atoms) for one, label in zip(found, labels, strict=True)]
+    forces = [one.forces - label.forces for one, label in zip(found, labels, strict=True)]
+    return 1000 * _rms(np.array(energies)), _rms(np.concatenate(forces))
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the workers that it has ended."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: every row, then mean and standard deviation over seeds of every arm that has several."""
+    lines = [f"| {' | '.join(('arm', 'seed', *_COLUMNS))} |", f"|{' --- |' * (2 + len(_COLUMNS))}"]
+    for row in rows:
+        cells = ("" if row.get(name) is None else f"{row[name]:.4g}" for name in _COLUMNS)
+        lines.append(f"| {row['arm']} | {row['seed']} | {' | '.join(cells)} |")
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        if len(own) > 1:
+            columns = ([row[name] for row in own if row.get(name) is not None] for name in _COLUMNS)
+            lines.append(f"| {arm} | {len(own)} seeds | {' | '.join(map(_spread, columns))} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/exploration_run"))
+    parser.add_argument("--arms", nargs="+", default=[*ARMS, CEILING], choices=[*ARMS, CEILING])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--labels", type=int, default=64, help="of the dynamics; then it ends")
+    parser.add_argument("--steps", type=int, default=5000, help="of a trajectory, at most")
+    parser.add_argument("--final", type=int, default=100, help="epochs of the final training")
+    parser.add_argument("--test", type=int, default=3, help="seed of the test trajectory")
+    parser.add_argument("--other", type=int, default=8, help="seed of the trajectory that the ceiling learns")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
