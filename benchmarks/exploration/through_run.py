@@ -8,7 +8,8 @@ small M3GNet, u from SOAP, labels of the whole molecule from ff19SB, until label
 every tenth frame of a 1200 K trajectory of the reference. A run that is killed goes on from its last checkpoint,
 finished arms are read, and the table is printed after every seed.
 
-"ceiling" trains the same model as often on as many frames of another 1200 K trajectory of the reference.
+Two more train the same model as long as the final training, on as many labels: "spaced" on those of the start and
+frames of the plain arm's walk at equal distances, "ceiling" on frames of another 1200 K trajectory of the reference.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import write
-from dipeptide import MAX_FORCE, dihedrals, molecule, reference_trajectory
+from dipeptide import MAX_FORCE, Amber, dihedrals, label, molecule, reference_trajectory
 from measures import coverage
 from survival import bonds, is_whole
 
 from ideal.config import Config, parse_config
+from ideal.dataset import read_labels
 from ideal.engine.engine import Engine
 from ideal.labelling.store import LabelStore
 from ideal.models import load_potential, make_potential
@@ -43,7 +45,8 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "plain": {"type": "molecular_dynamics"},
 }
-CEILING = "ceiling"
+SPACED, CEILING = "spaced", "ceiling"
+EVERY = (*ARMS, SPACED, CEILING)
 WALKERS, INITIAL = 8, 16
 HYDROGEN = 4.0
 """amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step."""
@@ -64,10 +67,10 @@ def main() -> None:
         for arm in arguments.arms:
             path = arguments.output / f"{arm}_{seed}.json"
             if not path.is_file():
-                if arm == CEILING:
-                    row = _ceiling(configuration("plain", seed, arguments), arguments, test)
-                else:
+                if arm in ARMS:
                     row = _made(configuration(arm, seed, arguments), path.with_suffix(""), test)
+                else:
+                    row = _learned(configuration("plain", seed, arguments), _given(arm, seed, arguments), test)
                 temporary = path.with_suffix(".part")
                 temporary.write_text(json.dumps({"arm": arm, "seed": seed, **row}))
                 temporary.replace(path)
@@ -82,6 +85,7 @@ def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
     start.set_masses(np.where(start.numbers == 1, HYDROGEN, start.get_masses()))
     write(folder / "c7eq.xyz", start, format="extxyz", columns=["symbols", "positions", "masses"])
     sampler = {"temperature": 300.0, "timestep": 2.0, "friction": 0.002, "steps": arguments.steps, **ARMS[arm]}
+    code = {"type": "ase", "calculator": "dipeptide:Amber"}
     data: dict[str, Any] = {
         "seed": seed,
         "trajectories": [
@@ -90,18 +94,14 @@ def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
         "uncertainty": {
             "soap": {"r_cut": 4.5, "n_max": 4, "l_max": 3},
             "ridge": 1e-4,
-            "threshold": {"factor": 1.0, "force_error": 0.15},
+            "threshold": {"quantile": arguments.quantile, "factor": 1.0, "force_error": 0.15},
         },
         "embedding": {"workers": 0},
-        "labelling": {
-            "code": {"type": "ase", "calculator": "dipeptide:Amber"},
-            "workers": 1,
-            "gate": {"max_learned_force": MAX_FORCE},
-        },
+        "labelling": {"code": code, "workers": 1, "gate": {"max_learned_force": MAX_FORCE}},
         "dataset": {
             "generated": {
                 "count": INITIAL,
-                "calculator": "dipeptide:Amber",
+                "calculator": code["calculator"],
                 "temperature": 500.0,
                 "timestep": 0.5,
                 "steps_between": 50,
@@ -127,42 +127,48 @@ def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]
     if summary.status == "interrupted":
         raise SystemExit(f"interrupted; the same command goes on with {folder}")
     with LabelStore(folder / "labels.db", read_only=True) as store:
-        labels = [label for label in store.labels() if label.info.get("purpose") != "initial" and _is_learned(label)]
-    frames = walked(folder)
+        labels = [each for each in store.labels() if each.info.get("purpose") != "initial" and _is_learned(each)]
     energy, force = errors(load_potential(folder / "model"), test)
     return {
-        "coverage": coverage(dihedrals(frames)),
-        "coverage_of_labels": coverage(dihedrals(np.array([label.atoms.positions for label in labels]))),
+        "coverage": coverage(dihedrals(walked(folder))),
+        "coverage_of_labels": coverage(dihedrals(np.array([each.atoms.positions for each in labels]))),
         "energy": energy,
         "force": force,
-        "cis": sum(is_cis(label.atoms) for label in labels),
+        "cis": sum(is_cis(each.atoms) for each in labels),
         "labels": len(labels),
         "steps": summary.steps,
         "temperature": temperature(folder),
         "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
         "failed": sum(trajectory.status == "failed" for trajectory in summary.trajectories),
-        "updates": summary.updates,
-        "threshold": summary.threshold,
         "ended_by": summary.ended_by,
-        "stages": dict(summary.stage_seconds),
         "seconds": None if resumed else _cpu_seconds() - before,
     }
 
 
-def _ceiling(config: Config, arguments: argparse.Namespace, test: Sequence[Label]) -> dict[str, Any]:
-    """The model after the final training's passes over frames that no exploration had to find."""
+def _given(arm: str, seed: int, arguments: argparse.Namespace) -> list[Label]:
+    """Labels that nothing has asked for."""
+    if arm == CEILING:
+        return _spaced(reference_trajectory(arguments.output, TEST_FRAMES, seed=8), INITIAL + arguments.labels)
+    run = arguments.output / f"plain_{seed}"
+    calculator, numbers, frames = Amber(), molecule().numbers, _spaced(walked(run), arguments.labels)
+    found = [label(Atoms(numbers, positions=positions), calculator) for positions in frames]
+    return [*read_labels(run / "initial_labels.extxyz"), *(each for each in found if each is not None)]
+
+
+def _spaced(values: Sequence[Any] | FloatArray, count: int) -> list[Any]:
+    return [values[index] for index in np.linspace(0, len(values) - 1, count).round().astype(int)]
+
+
+def _learned(config: Config, labels: Sequence[Label], test: Sequence[Label]) -> dict[str, Any]:
+    """A new model after as many passes as the final training has."""
     before = _cpu_seconds()
-    count = INITIAL + arguments.labels
-    known = reference_trajectory(arguments.output, TEST_FRAMES, arguments.other)
-    labels = known[config.seed :: len(known) // count][:count]
     potential = make_potential(config.model, sorted(set(molecule().symbols)), config.seed)
     pretrain = config.training.pretrain.model_copy(update={"epochs": config.training.final.epochs})
-    trainer = Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed)
-    trainer.pretrain(labels, [])
+    Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed).pretrain(labels)
     energy, force = errors(potential, test)
-    cis = sum(is_cis(label.atoms) for label in labels)
-    seconds = _cpu_seconds() - before
-    return {"energy": energy, "force": force, "cis": cis, "labels": len(labels), "seconds": seconds}
+    cis = sum(is_cis(each.atoms) for each in labels)
+    spent = {"labels": len(labels), "seconds": _cpu_seconds() - before}
+    return {"energy": energy, "force": force, "cis": cis, **spent}
 
 
 def walked(folder: Path) -> FloatArray:
@@ -181,9 +187,9 @@ def temperature(folder: Path) -> float:
     return float(np.mean([event["temperature"] for event in events if event["event"] == "check"]))
 
 
-def _is_learned(label: Label) -> bool:
+def _is_learned(found: Label) -> bool:
     """Labels beyond the gate's limit stay in the store all the same."""
-    return bool(np.linalg.norm(label.forces, axis=1).max() <= MAX_FORCE)
+    return bool(np.linalg.norm(found.forces, axis=1).max() <= MAX_FORCE)
 
 
 def is_cis(atoms: Atoms) -> bool:
@@ -193,9 +199,9 @@ def is_cis(atoms: Atoms) -> bool:
 
 def errors(potential: Potential, labels: Sequence[Label]) -> tuple[float, float]:
     """Root mean square errors: energy in meV/atom and force components in eV/Å."""
-    found = potential.evaluate_batch([label.atoms for label in labels])
-    energies = [(one.energy - label.energy) / len(label.atoms) for one, label in zip(found, labels, strict=True)]
-    forces = [one.forces - label.forces for one, label in zip(found, labels, strict=True)]
+    pairs = list(zip(potential.evaluate_batch([each.atoms for each in labels]), labels, strict=True))
+    energies = [(one.energy - wanted.energy) / len(wanted.atoms) for one, wanted in pairs]
+    forces = [one.forces - wanted.forces for one, wanted in pairs]
     return 1000 * _rms(np.array(energies)), _rms(np.concatenate(forces))
 
 
@@ -230,13 +236,13 @@ def _spread(values: Sequence[float]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/exploration_run"))
-    parser.add_argument("--arms", nargs="+", default=[*ARMS, CEILING], choices=[*ARMS, CEILING])
+    parser.add_argument("--arms", nargs="+", default=EVERY, choices=EVERY)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--labels", type=int, default=64, help="of the dynamics; then it ends")
     parser.add_argument("--steps", type=int, default=5000, help="of a trajectory, at most")
+    parser.add_argument("--quantile", type=float, default=0.99, help="of held-out u: the threshold, or its floor")
     parser.add_argument("--final", type=int, default=100, help="epochs of the final training")
     parser.add_argument("--test", type=int, default=3, help="seed of the test trajectory")
-    parser.add_argument("--other", type=int, default=8, help="seed of the trajectory that the ceiling learns")
     return parser.parse_args()
 
 

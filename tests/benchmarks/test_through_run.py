@@ -54,7 +54,7 @@ def test_frames_that_count_are_whole_and_on_the_way_that_was_kept(tmp_path: Path
 def test_arms_differ_in_the_bias_alone(tmp_path: Path) -> None:
     from through_run import HYDROGEN, configuration
 
-    arguments = argparse.Namespace(output=tmp_path, steps=50, labels=3, final=1)
+    arguments = argparse.Namespace(output=tmp_path, steps=50, labels=3, final=1, quantile=0.9)
     biased, plain = (configuration(arm, 1, arguments).model_dump() for arm in ("biased", "plain"))
     for one, other in zip(biased.pop("trajectories"), plain.pop("trajectories"), strict=True):
         assert one["sampler"].pop("bias")["strength"] > 0
