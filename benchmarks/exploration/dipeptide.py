@@ -34,7 +34,7 @@ MAX_FORCE = 20.0
 
 _KJ_PER_MOL = 0.010364269656262174  # eV
 _INTERVAL, _EQUILIBRATION = 1000, 20000
-"""Steps of 0.5 fs: 2,000 frames are 1 ns. Amide bonds turn to cis now and then: a shorter test may know nothing of it."""
+"""Steps of 0.5 fs: 2,000 frames are 1 ns. Amide bonds turn to cis now and then: a shorter test may miss that."""
 
 
 class Amber(Calculator):

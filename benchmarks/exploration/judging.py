@@ -20,11 +20,11 @@ from learning import errors, fresh
 from ideal.records import Label
 
 FINAL = Plan(steps=8000, rate=1.4e-2, batch=32, decay=0.03)
-HIDDEN = 128
-"""Width of the final network's layers; exploration has the narrower default."""
+NETWORKS = {"standard": {"hidden": 128}, "large": {"hidden": 128, "n_basis": 12}}
+"""Final networks; exploration has the narrower default. All arms learn the standard one."""
 
 
-def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path) -> dict[str, Any]:
+def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path, network: str) -> dict[str, Any]:
     """Root mean square errors of energies (meV/atom) and force components (eV/Å) of a model that learns ``labels``.
 
     Args:
@@ -32,9 +32,10 @@ def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path
         seed: of the weights and of the order of labels.
         test: labels that judge.
         model: where the trained model is kept.
+        network: of `NETWORKS`.
     """
     began = time.process_time()
-    potential = fresh(labels, seed, FINAL, hidden=HIDDEN)
+    potential = fresh(labels, seed, FINAL, **NETWORKS[network])
     cis = is_cis(np.array([each.atoms.positions for each in test]))
     row: dict[str, Any] = {"learned": len(labels), "test_frames": len(test), "test_cis": int(cis.sum())}
     for name, chosen in (("", np.ones_like(cis)), ("_cis", cis), ("_trans", ~cis)):

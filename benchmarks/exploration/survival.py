@@ -1,11 +1,12 @@
 """How many steps and labels a model needs until long dynamics with it survives: plain against biased exploration.
 
-    python benchmarks/exploration/survival.py --output runs/exploration --arms biased300 plain300 --runs 20
+    python benchmarks/exploration/survival.py --output runs/exploration --arms biased300 plain300 --seeds 1 2 3
 
 van der Oord et al. (2023), Fig. 6, on alanine dipeptide: the models that `alanine.py` kept after its rounds are taken
 one after the other; ``--runs`` trajectories of plain dynamics start from C7eq, and the model's number is the step at
 which the first of them breaks: a bond shorter than 0.7 or longer than 1.4 times its length in ff19SB's minimum, or a
-position that is not finite. Finished models are read, not run again.
+position that is not finite. The first model that survives all steps ends the arm. Finished models are read, not run
+again.
 
 Npj Comput. Mater. 9, 168 (2023), doi:10.1038/s41524-023-01104-6.
 """
@@ -32,19 +33,32 @@ SHORTEST, LONGEST = 0.7, 1.4
 
 
 def main() -> None:
-    """Run the models that were not run yet, print how long each one lasts."""
+    """Run the models that were not run yet, print how long each one lasts and a table of the first that survive."""
     arguments = _arguments()
     MomentPotential.is_compiled = not arguments.eager
-    for arm in arguments.arms:
-        folder = models_folder(arguments.output / f"alanine_{arm}_{arguments.seed}")
-        walked = _steps_of_exploration(arguments.output / f"alanine_{arm}_{arguments.seed}")
-        for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name)):
-            if int(path.name) > arguments.most_labels:
-                break
-            name = f"survival_{arm}_{arguments.seed}_{path.name}_{arguments.runs}_{arguments.temperature:g}.json"
-            row = _row(arguments.output / name, path, arguments)
-            steps = walked.get(int(path.name))
-            print(f"{arm} labels {path.name} steps of exploration {steps} survived {row['survived']}", flush=True)
+    rows = [_first_survivor(arm, seed, arguments) for seed in arguments.seeds for arm in arguments.arms]
+    print("| arm | seed | labels | steps of exploration | steps survived by the model before |")
+    print(f"|{' --- |' * 5}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+
+
+def _first_survivor(arm: str, seed: int, arguments: argparse.Namespace) -> tuple[Any, ...]:
+    """Arm, seed, labels and steps of exploration of its first model that survives, and what the model before did."""
+    folder = models_folder(arguments.output / f"alanine_{arm}_{seed}")
+    walked = _steps_of_exploration(arguments.output / f"alanine_{arm}_{seed}")
+    before: int | None = None
+    for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name)):
+        if int(path.name) > arguments.most_labels:
+            break
+        name = f"survival_{arm}_{seed}_{path.name}_{arguments.runs}_{arguments.temperature:g}.json"
+        row = _row(arguments.output / name, path, arguments)
+        steps = walked.get(int(path.name))
+        print(f"{arm} {seed} labels {path.name} steps of exploration {steps} survived {row['survived']}", flush=True)
+        if not row["broke"]:
+            return arm, seed, path.name, steps, before
+        before = row["survived"]
+    return arm, seed, f"more than {arguments.most_labels}", None, before
 
 
 def _row(cached: Path, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -122,9 +136,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/exploration"))
     parser.add_argument("--arms", nargs="+", default=["biased300", "plain300"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=4000, help="that a model has to survive, at most")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=10000, help="that a model has to survive, at most")
     parser.add_argument("--most-labels", type=int, default=MOST, help="models of more are left out")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     parser.add_argument("--temperature", type=float, default=500.0)

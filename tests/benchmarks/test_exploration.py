@@ -75,6 +75,25 @@ def test_dihedrals_of_the_molecule() -> None:
     assert np.allclose(found[1], -found[0])  # the mirror image
 
 
+def test_an_amide_bond_turned_is_cis() -> None:
+    from dipeptide import OMEGA, is_cis, molecule
+
+    atoms = molecule()
+    turned = [atoms.copy(), atoms.copy()]
+    turned[0].set_dihedral(*OMEGA[0], 10.0, indices=range(6))  # the acetyl group
+    turned[1].set_dihedral(*OMEGA[1], -80.0, indices=range(18, 22))
+    assert is_cis(np.array([atoms.positions, *(each.positions for each in turned)])).tolist() == [False, True, True]
+
+
+def test_judged_rows_are_read_again(tmp_path: Path) -> None:
+    from judging import cached
+
+    path = tmp_path / "row.json"
+    assert cached(path, lambda n: {"energy": n}, 1.5) == {"energy": 1.5}
+    assert cached(path, lambda n: {"energy": n}, 2.5) == {"energy": 1.5}
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_reference_forces_are_the_energy_s_derivative() -> None:
     pytest.importorskip("openmm")
     from dipeptide import Amber, label, molecule
