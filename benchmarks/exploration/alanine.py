@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from dipeptide import dihedrals, is_cis, labels_at, reference_trajectory
-from judging import NETWORKS, cached, judge
+from judging import FINALS, cached, judge
 from learning import MOST, Run, models_folder
 from measures import coverage
 from moments import MomentPotential
@@ -86,9 +86,9 @@ def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Labe
     explored["coverage_of_labels"] = coverage(dihedrals(positions))
     if arguments.explore_only:
         return explored
-    name, network = f"{folder.name}_judged_{arguments.test}", arguments.network
-    path = folder.with_name(f"{name}.json" if network == "standard" else f"{name}_{network}.json")
-    return explored | cached(path, judge, labels, seed, test, models_folder(folder) / f"final_{network}", network)
+    name, final = f"{folder.name}_judged_{arguments.test}", arguments.final
+    path = folder.with_name(f"{name}.json" if final == "standard" else f"{name}_{final}.json")
+    return explored | cached(path, judge, labels, seed, test, models_folder(folder) / f"final_{final}", final)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -121,7 +121,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=Dynamics.steps, help="of a trajectory per round, at most")
     parser.add_argument("--test", type=int, default=3, help="seed of the test trajectory")
-    parser.add_argument("--network", default="standard", choices=NETWORKS, help="that learns all labels in the end")
+    parser.add_argument("--final", default="standard", choices=FINALS, help="network that learns all labels in the end")
     parser.add_argument("--explore-only", action="store_true", help="leave the final training for another time")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     return parser.parse_args()

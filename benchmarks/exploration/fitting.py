@@ -25,8 +25,6 @@ from ideal.records import Label
 from ideal.training.average import WeightAverage
 from ideal.training.trainer import Trainer
 
-ENERGY_WEIGHT = 20.0
-"""Of squared energies per atom (eV) against squared force components (eV/Å)."""
 AVERAGE = 0.995
 _DECAY_MEAN, _DECAY_SQUARE, _EPSILON, _EVERY = 0.95, 0.95, 1e-8, 10
 _WARM_UP = 0.03
@@ -41,12 +39,14 @@ class Plan:
         rate: peak learning rate.
         batch: labels per step.
         decay: of weight matrices, per step and unit of the rate.
+        energy: weight of squared energies per atom (eV) against squared force components (eV/Å).
     """
 
     steps: int
     rate: float = 2e-2
     batch: int = 8
     decay: float = 0.0
+    energy: float = 20.0
 
 
 class Soap:
@@ -138,7 +138,7 @@ def fit(potential: MomentPotential, labels: Sequence[Label], plan: Plan, seed: i
         found = potential.predict([graphs[index] for index in batch], differentiable=True)
         energy_errors = found.energies / n_atoms - energies[batch]
         force_errors = found.forces.view(len(batch), n_atoms, 3) - forces[batch]
-        loss = ENERGY_WEIGHT * energy_errors.square().mean() + force_errors.square().mean()
+        loss = plan.energy * energy_errors.square().mean() + force_errors.square().mean()
         for parameter in parameters:
             parameter.grad = None
         loss.backward()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from learning import errors, fresh
 
 from ideal.records import Label
 
-FINAL = Plan(steps=8000, rate=1.4e-2, batch=32, decay=0.03)
-NETWORKS = {"standard": {"hidden": 128}, "large": {"hidden": 128, "n_basis": 12}}
-"""Final networks; exploration has the narrower default. All arms learn the standard one."""
+_PLAN = Plan(steps=8000, rate=1.4e-2, batch=32, decay=0.03)
+FINALS: dict[str, tuple[Plan, dict[str, int]]] = {
+    "standard": (_PLAN, {"hidden": 128}),
+    "large": (replace(_PLAN, energy=5.0), {"hidden": 128, "n_basis": 12}),
+}
+"""Training and network; exploration has a narrower one. All arms learn the standard one."""
 
 
-def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path, network: str) -> dict[str, Any]:
+def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path, final: str) -> dict[str, Any]:
     """Root mean square errors of energies (meV/atom) and force components (eV/Å) of a model that learns ``labels``.
 
     Args:
@@ -32,10 +36,11 @@ def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path
         seed: of the weights and of the order of labels.
         test: labels that judge.
         model: where the trained model is kept.
-        network: of `NETWORKS`.
+        final: of `FINALS`.
     """
     began = time.process_time()
-    potential = fresh(labels, seed, FINAL, **NETWORKS[network])
+    plan, architecture = FINALS[final]
+    potential = fresh(labels, seed, plan, **architecture)
     cis = is_cis(np.array([each.atoms.positions for each in test]))
     row: dict[str, Any] = {"learned": len(labels), "test_frames": len(test), "test_cis": int(cis.sum())}
     for name, chosen in (("", np.ones_like(cis)), ("_cis", cis), ("_trans", ~cis)):
