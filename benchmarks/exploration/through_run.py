@@ -166,9 +166,8 @@ def _learned(config: Config, labels: Sequence[Label], test: Sequence[Label]) -> 
     pretrain = config.training.pretrain.model_copy(update={"epochs": config.training.final.epochs})
     Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed).pretrain(labels)
     energy, force = errors(potential, test)
-    cis = sum(is_cis(each.atoms) for each in labels)
-    spent = {"labels": len(labels), "seconds": _cpu_seconds() - before}
-    return {"energy": energy, "force": force, "cis": cis, **spent}
+    row = {"energy": energy, "force": force, "cis": sum(is_cis(each.atoms) for each in labels)}
+    return {**row, "labels": len(labels), "seconds": _cpu_seconds() - before}
 
 
 def walked(folder: Path) -> FloatArray:
