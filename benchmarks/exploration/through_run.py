@@ -8,7 +8,7 @@ small M3GNet, u from SOAP, labels of the whole molecule from ff19SB, until label
 every tenth frame of a 1200 K trajectory of the reference. A run that is killed goes on from its last checkpoint,
 finished arms are read, and the table is printed after every seed.
 
-Two more train the same model as long as the final training, on as many labels: "spaced" on those of the start and
+Others train a new model with equal numbers of steps: "anew" on an arm's labels, "spaced" on those of the start and
 frames of the plain arm's walk at equal distances, "ceiling" on frames of another 1200 K trajectory of the reference.
 """
 
@@ -45,14 +45,12 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "plain": {"type": "molecular_dynamics"},
 }
-SPACED, CEILING = "spaced", "ceiling"
-EVERY = (*ARMS, SPACED, CEILING)
+ANEW, SPACED, CEILING = {f"{arm} anew": arm for arm in ARMS}, "spaced", "ceiling"
+EVERY = (*ARMS, *ANEW, SPACED, CEILING)
 WALKERS, INITIAL = 8, 16
-HYDROGEN = 4.0
-"""amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step."""
+HYDROGEN = 4.0  # amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step
 TEST_FRAMES, TEST_EVERY = 2000, 10
-OMEGAS = ((0, 4, 6, 8), (8, 14, 16, 18))
-"""CH3-C-N-CA of the two amide bonds."""
+OMEGAS = ((0, 4, 6, 8), (8, 14, 16, 18))  # CH3-C-N-CA of the two amide bonds
 _RESULTS = ("coverage", "coverage_of_labels", "energy", "force", "cis")
 _COLUMNS = (*_RESULTS, "labels", "steps", "temperature", "restarts", "seconds")
 
@@ -80,10 +78,9 @@ def main() -> None:
 
 def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
     """What a user would write as YAML; the structure is written beside the runs."""
-    folder: Path = arguments.output
     start = molecule()
     start.set_masses(np.where(start.numbers == 1, HYDROGEN, start.get_masses()))
-    write(folder / "c7eq.xyz", start, format="extxyz", columns=["symbols", "positions", "masses"])
+    write(arguments.output / "c7eq.xyz", start, format="extxyz", columns=["symbols", "positions", "masses"])
     sampler = {"temperature": 300.0, "timestep": 2.0, "friction": 0.002, "steps": arguments.steps, **ARMS[arm]}
     code = {"type": "ase", "calculator": "dipeptide:Amber"}
     data: dict[str, Any] = {
@@ -117,7 +114,7 @@ def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
         "engine": {"mode": "lockstep", "restarts": 10, "write_every": 10, "checkpoint_every": 1000},
         "stop": {"labels": arguments.labels},
     }
-    return parse_config(data, folder)
+    return parse_config(data, arguments.output)
 
 
 def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]:
@@ -126,8 +123,7 @@ def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]
     summary = (Engine.resume(folder) if resumed else Engine.create(config, folder)).run()
     if summary.status == "interrupted":
         raise SystemExit(f"interrupted; the same command goes on with {folder}")
-    with LabelStore(folder / "labels.db", read_only=True) as store:
-        labels = [each for each in store.labels() if each.info.get("purpose") != "initial" and _is_learned(each)]
+    labels = asked(folder)
     energy, force = errors(load_potential(folder / "model"), test)
     return {
         "coverage": coverage(dihedrals(walked(folder))),
@@ -139,8 +135,6 @@ def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]
         "steps": summary.steps,
         "temperature": temperature(folder),
         "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
-        "failed": sum(trajectory.status == "failed" for trajectory in summary.trajectories),
-        "ended_by": summary.ended_by,
         "seconds": None if resumed else _cpu_seconds() - before,
     }
 
@@ -149,10 +143,13 @@ def _given(arm: str, seed: int, arguments: argparse.Namespace) -> list[Label]:
     """Labels that nothing has asked for."""
     if arm == CEILING:
         return _spaced(reference_trajectory(arguments.output, TEST_FRAMES, seed=8), INITIAL + arguments.labels)
-    run = arguments.output / f"plain_{seed}"
+    run = arguments.output / f"{ANEW.get(arm, 'plain')}_{seed}"
+    start = read_labels(run / "initial_labels.extxyz")
+    if arm in ANEW:
+        return [*start, *asked(run)]
     calculator, numbers, frames = Amber(), molecule().numbers, _spaced(walked(run), arguments.labels)
     found = [label(Atoms(numbers, positions=positions), calculator) for positions in frames]
-    return [*read_labels(run / "initial_labels.extxyz"), *(each for each in found if each is not None)]
+    return [*start, *(each for each in found if each is not None)]
 
 
 def _spaced(values: Sequence[Any] | FloatArray, count: int) -> list[Any]:
@@ -160,10 +157,11 @@ def _spaced(values: Sequence[Any] | FloatArray, count: int) -> list[Any]:
 
 
 def _learned(config: Config, labels: Sequence[Label], test: Sequence[Label]) -> dict[str, Any]:
-    """A new model after as many passes as the final training has."""
+    """A new model after as many steps, whatever the number of labels, as the final training takes with all of them."""
     before = _cpu_seconds()
+    epochs = config.training.final.epochs * (INITIAL + (config.stop.labels or 0)) // len(labels)
     potential = make_potential(config.model, sorted(set(molecule().symbols)), config.seed)
-    pretrain = config.training.pretrain.model_copy(update={"epochs": config.training.final.epochs})
+    pretrain = config.training.pretrain.model_copy(update={"epochs": epochs})
     Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed).pretrain(labels)
     energy, force = errors(potential, test)
     row = {"energy": energy, "force": force, "cis": sum(is_cis(each.atoms) for each in labels)}
@@ -186,9 +184,11 @@ def temperature(folder: Path) -> float:
     return float(np.mean([event["temperature"] for event in events if event["event"] == "check"]))
 
 
-def _is_learned(found: Label) -> bool:
-    """Labels beyond the gate's limit stay in the store all the same."""
-    return bool(np.linalg.norm(found.forces, axis=1).max() <= MAX_FORCE)
+def asked(folder: Path) -> list[Label]:
+    """The labels that a run asked for and learned; those beyond the gate's limit stay in the store all the same."""
+    with LabelStore(folder / "labels.db", read_only=True) as store:
+        labels = [each for each in store.labels() if each.info.get("purpose") != "initial"]
+    return [each for each in labels if np.linalg.norm(each.forces, axis=1).max() <= MAX_FORCE]
 
 
 def is_cis(atoms: Atoms) -> bool:
