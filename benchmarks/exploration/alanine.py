@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 from dipeptide import dihedrals, is_cis, labels_at, reference_trajectory
-from judging import FINALS, cached, judge
+from judging import FINALS, judge
 from learning import MOST, Run, models_folder
 from measures import coverage
 from moments import MomentPotential
+from rows import cached, table
 from walkers import Dynamics
 
 from ideal.records import Label
@@ -67,7 +68,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for arm in arguments.arms:
             rows.append(_row(arm, seed, arguments, test))
-        print(_table(rows), flush=True)
+        print(table(rows, _COLUMNS), flush=True)
 
 
 def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Label]) -> dict[str, Any]:
@@ -89,24 +90,6 @@ def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Labe
     name, final = f"{folder.name}_judged_{arguments.test}", arguments.final
     path = folder.with_name(f"{name}.json" if final == "standard" else f"{name}_{final}.json")
     return explored | cached(path, judge, labels, seed, test, models_folder(folder) / f"final_{final}", final)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: every row, then mean and standard deviation over seeds of every arm that has several."""
-    lines = [f"| {' | '.join(('arm', 'seed', *_COLUMNS))} |", f"|{' --- |' * (2 + len(_COLUMNS))}"]
-    for row in rows:
-        cells = (f"{row[name]:.4g}" if name in row else "" for name in _COLUMNS)
-        lines.append(f"| {row['arm']} | {row['seed']} | {' | '.join(cells)} |")
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        if len(own) > 1:
-            spreads = (_spread([row[name] for row in own if name in row]) for name in _COLUMNS)
-            lines.append(f"| {arm} | {len(own)} seeds | {' | '.join(spreads)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
 
 
 def _arguments() -> argparse.Namespace:

@@ -6,9 +6,8 @@ large errors there and small ones elsewhere, so that both are told apart.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,3 @@ def judge(labels: Sequence[Label], seed: int, test: Sequence[Label], model: Path
         row[f"energy{name}"], row[f"force{name}"] = errors(potential, [test[i] for i in np.flatnonzero(chosen)])
     potential.save(model)
     return {**row, "final_seconds": time.process_time() - began}
-
-
-def cached(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The row in ``path``; made by ``make(*arguments)`` and written as a whole where it is missing."""
-    if not path.is_file():
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(make(*arguments)))
-        temporary.replace(path)
-    row: dict[str, Any] = json.loads(path.read_text())
-    return row

@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import write
-from dipeptide import MAX_FORCE, Amber, dihedrals, label, molecule, reference_trajectory
+from dipeptide import MAX_FORCE, Amber, dihedrals, is_cis, label, molecule, reference_trajectory
 from measures import coverage
+from rows import cached, table
 from survival import bonds, is_whole
 
 from ideal.config import Config, parse_config
@@ -50,7 +51,6 @@ EVERY = (*ARMS, *ANEW, SPACED, CEILING)
 WALKERS, INITIAL = 8, 16
 HYDROGEN = 4.0  # amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step
 TEST_FRAMES, TEST_EVERY = 2000, 10
-OMEGAS = ((0, 4, 6, 8), (8, 14, 16, 18))  # CH3-C-N-CA of the two amide bonds
 _RESULTS = ("coverage", "coverage_of_labels", "energy", "force", "cis")
 _COLUMNS = (*_RESULTS, "labels", "steps", "temperature", "restarts", "seconds")
 
@@ -64,16 +64,14 @@ def main() -> None:
     for seed in arguments.seeds:
         for arm in arguments.arms:
             path = arguments.output / f"{arm}_{seed}.json"
-            if not path.is_file():
-                if arm in ARMS:
-                    row = _made(configuration(arm, seed, arguments), path.with_suffix(""), test)
-                else:
-                    row = _learned(configuration("plain", seed, arguments), _given(arm, seed, arguments), test)
-                temporary = path.with_suffix(".part")
-                temporary.write_text(json.dumps({"arm": arm, "seed": seed, **row}))
-                temporary.replace(path)
-            rows.append(json.loads(path.read_text()))
-        print(table(rows), flush=True)
+            rows.append({"arm": arm, "seed": seed, **cached(path, _row, arm, seed, arguments, test)})
+        print(table(rows, _COLUMNS), flush=True)
+
+
+def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Label]) -> dict[str, Any]:
+    if arm in ARMS:
+        return _made(configuration(arm, seed, arguments), arguments.output / f"{arm}_{seed}", test)
+    return _learned(configuration("plain", seed, arguments), _given(arm, seed, arguments), test)
 
 
 def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
@@ -130,7 +128,7 @@ def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]
         "coverage_of_labels": coverage(dihedrals(np.array([each.atoms.positions for each in labels]))),
         "energy": energy,
         "force": force,
-        "cis": sum(is_cis(each.atoms) for each in labels),
+        "cis": _count_cis(labels),
         "labels": len(labels),
         "steps": summary.steps,
         "temperature": temperature(folder),
@@ -164,7 +162,11 @@ def _learned(config: Config, labels: Sequence[Label], test: Sequence[Label]) -> 
     pretrain = config.training.pretrain.model_copy(update={"epochs": epochs})
     Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed).pretrain(labels)
     energy, force = errors(potential, test)
-    row = {"energy": energy, "force": force, "cis": sum(is_cis(each.atoms) for each in labels)}
+    row = {
+        "energy": energy,
+        "force": force,
+        "cis": _count_cis(labels),
+    }
     return {**row, "labels": len(labels), "seconds": _cpu_seconds() - before}
 
 
@@ -191,9 +193,8 @@ def asked(folder: Path) -> list[Label]:
     return [each for each in labels if np.linalg.norm(each.forces, axis=1).max() <= MAX_FORCE]
 
 
-def is_cis(atoms: Atoms) -> bool:
-    """Whether an amide bond is nearer to cis than to trans."""
-    return any(np.cos(np.deg2rad(atoms.get_dihedral(*four))) > 0 for four in OMEGAS)
+def _count_cis(labels: Sequence[Label]) -> int:
+    return int(is_cis(np.array([each.atoms.positions for each in labels])).sum())
 
 
 def errors(potential: Potential, labels: Sequence[Label]) -> tuple[float, float]:
@@ -212,24 +213,6 @@ def _cpu_seconds() -> float:
     """Of this process and of the workers that it has ended."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in usage)
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: every row, then mean and standard deviation over seeds of every arm that has several."""
-    lines = [f"| {' | '.join(('arm', 'seed', *_COLUMNS))} |", f"|{' --- |' * (2 + len(_COLUMNS))}"]
-    for row in rows:
-        cells = ("" if row.get(name) is None else f"{row[name]:.4g}" for name in _COLUMNS)
-        lines.append(f"| {row['arm']} | {row['seed']} | {' | '.join(cells)} |")
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        if len(own) > 1:
-            columns = ([row[name] for row in own if row.get(name) is not None] for name in _COLUMNS)
-            lines.append(f"| {arm} | {len(own)} seeds | {' | '.join(map(_spread, columns))} |")
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
 
 
 def _arguments() -> argparse.Namespace:

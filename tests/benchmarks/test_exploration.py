@@ -75,23 +75,28 @@ def test_dihedrals_of_the_molecule() -> None:
     assert np.allclose(found[1], -found[0])  # the mirror image
 
 
-def test_an_amide_bond_turned_is_cis() -> None:
+def test_cis_is_told_from_trans_at_both_amide_bonds() -> None:
     from dipeptide import OMEGA, is_cis, molecule
 
-    atoms = molecule()
-    turned = [atoms.copy(), atoms.copy()]
-    turned[0].set_dihedral(*OMEGA[0], 10.0, indices=range(6))  # the acetyl group
-    turned[1].set_dihedral(*OMEGA[1], -80.0, indices=range(18, 22))
-    assert is_cis(np.array([atoms.positions, *(each.positions for each in turned)])).tolist() == [False, True, True]
+    assert not is_cis(molecule().positions)
+    for four in OMEGA:
+        atoms = molecule()
+        for degrees, expected in ((-80.0, True), (100.0, False), (10.0, True), (-95.0, False)):
+            atoms.set_dihedral(*four, degrees, indices=range(four[2] + 1, len(atoms)))
+            assert is_cis(np.array([atoms.positions])).tolist() == [expected]
 
 
-def test_judged_rows_are_read_again(tmp_path: Path) -> None:
-    from judging import cached
+def test_rows_are_read_again_and_averaged_over_seeds(tmp_path: Path) -> None:
+    from rows import cached, table
 
     path = tmp_path / "row.json"
     assert cached(path, lambda n: {"energy": n}, 1.5) == {"energy": 1.5}
     assert cached(path, lambda n: {"energy": n}, 2.5) == {"energy": 1.5}
     assert list(tmp_path.iterdir()) == [path]
+    lines = table(
+        [{"arm": "a", "seed": 1, "force": 1.0}, {"arm": "a", "seed": 2, "force": 3.0, "x": None}], ["force", "x"]
+    )
+    assert lines.splitlines()[2:] == ["| a | 1 | 1 |  |", "| a | 2 | 3 |  |", "| a | 2 seeds | 2 ± 1.4 |  |"]
 
 
 def test_reference_forces_are_the_energy_s_derivative() -> None:

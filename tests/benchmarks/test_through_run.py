@@ -25,18 +25,6 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
 
 
-def test_cis_is_told_from_trans_at_both_amide_bonds() -> None:
-    from dipeptide import molecule
-    from through_run import OMEGAS, is_cis
-
-    assert not is_cis(molecule())
-    for four in OMEGAS:
-        atoms = molecule()
-        for degrees, expected in ((-80.0, True), (100.0, False), (10.0, True), (-95.0, False)):
-            atoms.set_dihedral(*four, degrees, indices=range(four[2] + 1, len(atoms)))
-            assert is_cis(atoms) is expected
-
-
 def test_frames_that_count_are_whole_and_on_the_way_that_was_kept(tmp_path: Path) -> None:
     from dipeptide import molecule
     from through_run import walked
