@@ -85,8 +85,6 @@ def _row(arm: str, seed: int, arguments: argparse.Namespace, test: Sequence[Labe
     positions = np.array([each.atoms.positions for each in labels])
     explored["cis"] = int(is_cis(positions).sum())
     explored["coverage_of_labels"] = coverage(dihedrals(positions))
-    if arguments.explore_only:
-        return explored
     name, final = f"{folder.name}_judged_{arguments.test}", arguments.final
     path = folder.with_name(f"{name}.json" if final == "standard" else f"{name}_{final}.json")
     return explored | cached(path, judge, labels, seed, test, models_folder(folder) / f"final_{final}", final)
@@ -105,7 +103,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=Dynamics.steps, help="of a trajectory per round, at most")
     parser.add_argument("--test", type=int, default=3, help="seed of the test trajectory")
     parser.add_argument("--final", default="standard", choices=FINALS, help="network that learns all labels in the end")
-    parser.add_argument("--explore-only", action="store_true", help="leave the final training for another time")
     parser.add_argument("--eager", action="store_true", help="without torch.compile, which needs a C++ compiler")
     return parser.parse_args()
 

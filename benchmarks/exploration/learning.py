@@ -20,7 +20,7 @@ import numpy as np
 from ase import Atoms
 from dipeptide import Amber, dihedrals, is_cis, label, labels_at, molecule
 from fitting import Plan, fit, normalize
-from measures import autocorrelation_time, coverage
+from measures import autocorrelation_time, coverage, rms
 from moments import SYMBOLS, MomentPotential
 from walkers import Dynamics, Uncertain, Walk, choose, walk
 
@@ -208,11 +208,7 @@ def errors(potential: TrainablePotential, labels: Sequence[Label]) -> tuple[floa
     wanted = [each.energy - potential.reference_energy(each.atoms) for each in labels]
     energies = (found.energies.double().numpy() - wanted) / len(labels[0].atoms)
     forces = found.forces.double().numpy() - np.concatenate([each.forces for each in labels])
-    return 1000 * _rms(energies), _rms(forces)
-
-
-def _rms(values: FloatArray) -> float:
-    return float(np.sqrt((values**2).mean()))
+    return 1000 * rms(energies), rms(forces)
 
 
 def _mean_time(series: Sequence[FloatArray], interval: float) -> float:

@@ -76,3 +76,8 @@ def autocorrelation_time(series: FloatArray, interval: float = 1.0) -> float:
     if not times:
         raise ValueError("every series is constant and has no autocorrelation time; give trajectories that move")
     return interval * float(np.mean(times))
+
+
+def rms(values: FloatArray) -> float:
+    """Root mean square of all elements, in their unit."""
+    return float(np.sqrt((values**2).mean()))

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.io import write
-from dipeptide import MAX_FORCE, Amber, dihedrals, is_cis, label, molecule, reference_trajectory
-from measures import coverage
+from dipeptide import MAX_FORCE, dihedrals, is_cis, labels_at, molecule, reference_trajectory
+from measures import coverage, rms
 from rows import cached, table
 from survival import bonds, is_whole
 
@@ -145,9 +144,7 @@ def _given(arm: str, seed: int, arguments: argparse.Namespace) -> list[Label]:
     start = read_labels(run / "initial_labels.extxyz")
     if arm in ANEW:
         return [*start, *asked(run)]
-    calculator, numbers, frames = Amber(), molecule().numbers, _spaced(walked(run), arguments.labels)
-    found = [label(Atoms(numbers, positions=positions), calculator) for positions in frames]
-    return [*start, *(each for each in found if each is not None)]
+    return [*start, *labels_at(np.array(_spaced(walked(run), arguments.labels)))]
 
 
 def _spaced(values: Sequence[Any] | FloatArray, count: int) -> list[Any]:
@@ -162,12 +159,13 @@ def _learned(config: Config, labels: Sequence[Label], test: Sequence[Label]) -> 
     pretrain = config.training.pretrain.model_copy(update={"epochs": epochs})
     Trainer(potential, config.training.model_copy(update={"pretrain": pretrain}), config.seed).pretrain(labels)
     energy, force = errors(potential, test)
-    row = {
+    return {
         "energy": energy,
         "force": force,
         "cis": _count_cis(labels),
+        "labels": len(labels),
+        "seconds": _cpu_seconds() - before,
     }
-    return {**row, "labels": len(labels), "seconds": _cpu_seconds() - before}
 
 
 def walked(folder: Path) -> FloatArray:
@@ -202,11 +200,7 @@ def errors(potential: Potential, labels: Sequence[Label]) -> tuple[float, float]
     pairs = list(zip(potential.evaluate_batch([each.atoms for each in labels]), labels, strict=True))
     energies = [(one.energy - wanted.energy) / len(wanted.atoms) for one, wanted in pairs]
     forces = [one.forces - wanted.forces for one, wanted in pairs]
-    return 1000 * _rms(np.array(energies)), _rms(np.concatenate(forces))
-
-
-def _rms(values: FloatArray) -> float:
-    return float(np.sqrt((values**2).mean()))
+    return 1000 * rms(np.array(energies)), rms(np.concatenate(forces))
 
 
 def _cpu_seconds() -> float:

@@ -194,6 +194,19 @@ def test_training_lowers_the_loss_and_repeats_itself() -> None:
     assert errors[1] == errors[2]
 
 
+def test_weights_decay_where_nothing_pulls() -> None:
+    import torch
+    from fitting import Soap
+
+    matrix, vector = torch.ones(2, 3), torch.ones(3)
+    matrix.grad, vector.grad = torch.zeros(2, 3), torch.zeros(3)
+    optimizer = Soap([matrix, vector])
+    for _ in range(3):  # the first only looks
+        optimizer.step(0.5, decay=0.2)
+    assert torch.allclose(matrix, torch.full((2, 3), 0.81))
+    assert torch.equal(vector, torch.ones(3))
+
+
 def test_a_molecule_is_whole_until_a_bond_breaks() -> None:
     from dipeptide import molecule
     from survival import bonds, is_whole
