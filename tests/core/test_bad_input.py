@@ -15,7 +15,9 @@ from ideal.uncertainty import SoapMahalanobis
 
 from . import structures
 
-quick = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 KINDS = st.sampled_from([("full", None), ("low_rank", None), ("low_rank", 12), ("auto", None)])
 
 

@@ -280,7 +280,9 @@ def test_effort_does_not_grow_with_the_frame() -> None:
     assert effort[0] == effort[1]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     translation=st.tuples(*[st.floats(-30, 30)] * 3),
     seed=st.integers(0, 2**16),
