@@ -30,12 +30,14 @@ class LoggedEMT(EMT):
     Args:
         seconds: how long a calculation takes at least.
         failing: part of the structures (chosen by their hash) whose calculation fails.
+        gate: file; no calculation ends while there is one.
     """
 
-    def __init__(self, seconds: float = 0.0, failing: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, seconds: float = 0.0, failing: float = 0.0, gate: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seconds = seconds
         self.failing = failing
+        self.gate = gate
 
     def calculate(
         self,
@@ -46,6 +48,8 @@ class LoggedEMT(EMT):
         assert atoms is not None
         digest = structure_digest(atoms)
         time.sleep(self.seconds)
+        while self.gate and Path(self.gate).exists():
+            time.sleep(0.02)
         if int(digest[:8], 16) < self.failing * 0x100000000:
             raise RuntimeError(f"refused to converge on {digest[:8]}")
         super().calculate(atoms, list(properties), list(system_changes))

@@ -5,31 +5,45 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from ideal.config import Config
 from ideal.engine.engine import Engine
+from ideal.engine.events import Event, LabelSubmitted
 from ideal.labelling.store import LabelStore
 
 from .runs import calculated, committed, copper_config, events, in_child, named, trajectory
 from .test_resume import kill_at
 
 
-def slow_config(folder: Path, seconds: float = 0.5) -> object:
-    """Two trajectories, one hot that asks often, one cold that asks seldom or never; a label takes a while."""
+def slow_config(folder: Path, **code: Any) -> Config:
+    """Two trajectories, one hot that asks often, one cold that asks seldom or never; ``code``: what delays a label."""
     return copper_config(
         folder,
         trajectories=[
             trajectory("hot", sampler={"steps": 12}),
             trajectory("cold", sampler={"steps": 60, "temperature": 20.0}),
         ],
-        labelling__code__arguments={"seconds": seconds},
+        labelling__code__arguments=code,
         labelling__workers=2,
         engine__mode="concurrent",
     )
 
 
 def test_one_trajectory_moves_while_the_other_waits(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    summary = Engine.create(slow_config(tmp_path), path).run()
+    """The first label comes only when the other trajectory has moved; if it never does, the test's time is over."""
+    path, gate = tmp_path / "run", tmp_path / "gate"
+    asked: list[Event] = []
+
+    def listener(event: Event) -> None:
+        if event.name == "check":
+            gate.unlink(missing_ok=True)
+        elif isinstance(event, LabelSubmitted) and event.purpose == "selected":
+            asked.append(event)
+            if len(asked) == 1:
+                gate.touch()
+
+    summary = Engine.create(slow_config(tmp_path, gate=str(gate)), path, listener).run()
     assert summary.status == "finished" and summary.labels.done == summary.labels.asked > 0
     waiting: dict[str, str] = {}
     moved_while_waiting = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +15,7 @@ from ideal.embedding.pool import CellPool, Order
 from ideal.engine import engine as engine_module
 from ideal.engine.engine import Engine
 from ideal.engine.engine_state import read_checkpoint
+from ideal.engine.events import Event
 from ideal.labelling.store import LabelStore
 
 from .conftest import Finished
@@ -23,19 +24,20 @@ from .test_concurrent import slow_config
 from .test_resume import assert_same_run, kill_at
 
 
-class SlowPool(CellPool):
-    """Makes cells in a thread, each after a while."""
+class GatedPool(CellPool):
+    """Makes cells in a thread, the first one only when the gate has been opened."""
 
-    def __init__(self, config: Any, seconds: float = 0.4) -> None:
+    gate: threading.Event
+
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._seconds = seconds
         self._threads = ThreadPoolExecutor(1)
 
     def order(self, job: Any, uncertainty: Any, version: int) -> Order:
         order = super().order(job, uncertainty, version)
 
         def make() -> Any:
-            time.sleep(self._seconds)
+            assert self.gate.wait(200), "nobody moved"
             return order.cell()
 
         return Order(future=self._threads.submit(make))
@@ -69,11 +71,23 @@ def test_a_cell_in_the_making_is_made_again(reference: Finished, tmp_path: Path)
 
 
 def test_slow_cells_do_not_hold_up_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one trajectory's cells are made, the other one moves."""
-    monkeypatch.setattr(engine_module, "CellPool", SlowPool)
-    config = slow_config(tmp_path, seconds=0.0)
+    """The first cell is made only when, after it was ordered, the other trajectory has moved."""
+    ordered, moved = threading.Event(), threading.Event()
+    make_order = GatedPool.order
+
+    def order(pool: GatedPool, *arguments: Any) -> Order:
+        ordered.set()
+        return make_order(pool, *arguments)
+
+    def listener(event: Event) -> None:
+        if event.name == "check" and ordered.is_set():
+            moved.set()
+
+    monkeypatch.setattr(GatedPool, "order", order)
+    monkeypatch.setattr(GatedPool, "gate", moved, raising=False)
+    monkeypatch.setattr(engine_module, "CellPool", GatedPool)
     path = tmp_path / "run"
-    summary = Engine.create(config, path).run()
+    summary = Engine.create(slow_config(tmp_path), path, listener).run()
     assert summary.status == "finished" and summary.labels.done == summary.labels.asked > 0
     told = [row for row in events(path) if row["event"] in ("check", "embedded")]
     made = next(k for k, row in enumerate(told) if row["event"] == "embedded")
@@ -85,9 +99,12 @@ def test_slow_cells_do_not_hold_up_the_others(tmp_path: Path, monkeypatch: pytes
 
 def test_killed_concurrent_run_with_open_cells_loses_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
-    monkeypatch.setattr(engine_module, "CellPool", SlowPool)
+    is_open = threading.Event()
+    is_open.set()
+    monkeypatch.setattr(GatedPool, "gate", is_open, raising=False)
+    monkeypatch.setattr(engine_module, "CellPool", GatedPool)
     config = slow_config(tmp_path, seconds=0.1)
-    assert in_child(lambda: Engine.create(config, path, kill_at("embedded", 3)).run()) == -signal.SIGKILL
+    assert in_child(lambda: Engine.create(config, path, kill_at("embedded", 2)).run()) == -signal.SIGKILL
     before = committed(path)
     summary = Engine.resume(path).run()
     assert summary.status == "finished"
