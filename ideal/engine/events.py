@@ -373,10 +373,10 @@ class CheckpointWritten(Event):
 
 @dataclass(frozen=True)
 class TrajectoryRestarted(Event):
-    """A trajectory went wrong at ``step`` and goes on from its last good state with other random numbers.
+    """A trajectory went wrong at ``step`` and goes on from a good state with other random numbers.
 
-    That state is at ``good_step``. ``setbacks`` counts how often in a row, of at most ``limit``, it did not get past
-    the place.
+    That state is at ``good_step``: the last one, or farther back where it did not get past the place from there.
+    ``setbacks`` counts how often in a row, of at most ``limit``, it did not get past it.
     """
 
     name: ClassVar[str] = "trajectory_restarted"

@@ -64,11 +64,11 @@ class Mover:
 
         Returns:
             For each trajectory (n_atoms,) u of the frame that was checked; None when it finished, failed or went back
-            to its last good state instead.
+            to a good state instead.
         """
         found: dict[str, FloatArray | None] = {}
         for trajectory in trajectories:
-            if trajectory.good is None:
+            if trajectory.good.last is None:
                 self._restarter.note_good(trajectory)
         while moving := [trajectory for trajectory in trajectories if trajectory.name not in found]:
             to_advance = []
@@ -94,7 +94,7 @@ class Mover:
         return [found[trajectory.name] for trajectory in trajectories]
 
     def fail(self, trajectory: Trajectory, error: Exception) -> None:
-        """Put the trajectory back to its last good state, or give it up; the others go on."""
+        """Put the trajectory back to a good state, or give it up; the others go on."""
         self._restarter.go_back_or_fail(trajectory, str(error))
 
     def _advance(self, trajectories: Sequence[Trajectory]) -> list[Exception | None]:

@@ -4,7 +4,8 @@ A state is good when the run trusts the model there: at the start, at a check th
 labels of the frame were learned (aims-PAX, Henkes et al. 2025, section S5: the checkpoint of a trajectory follows the
 structures that were labelled). None is where atoms are in contact: a model with a hole may hold it for certain, and
 whoever went back there would fall in again. A trajectory that goes back takes other random numbers from there, so that
-it does not repeat itself: they follow from the run's seed, the trajectory's name and how often it went back.
+it does not repeat itself: they follow from the run's seed, the trajectory's name and how often it went back. The next
+time, where it did not get past the place, it goes back farther (`ideal.engine.good_states`).
 
 A trajectory has left the physical range, too, when an uncertain atom of its frame cannot be embedded because atoms
 around it are in contact. What is labelled then is the last frame before they were (`ideal.engine.way`).
@@ -26,7 +27,7 @@ from ideal.samplers.several import configurations
 
 
 class Restarter:
-    """Keeps the good states and puts trajectories back to them, ``engine.restarts`` times in a row.
+    """Keeps good states and puts trajectories back to them, ``engine.restarts`` times in a row.
 
     Args:
         config: the run's configuration.
@@ -49,7 +50,7 @@ class Restarter:
 
     def can_go_back(self, trajectory: Trajectory) -> bool:
         """Whether restarts are wanted and the trajectory has a state and a sampler for it."""
-        return trajectory.good is not None and self._keeps(trajectory)
+        return trajectory.good.last is not None and self._keeps(trajectory)
 
     def _keeps(self, trajectory: Trajectory) -> bool:
         return self._limit > 0 and isinstance(trajectory.sampler, Reseedable)
@@ -61,15 +62,15 @@ class Restarter:
 
     def note_good(self, trajectory: Trajectory) -> None:
         """Keep the trajectory's present state to come back to, unless atoms are in contact; the first one as it is."""
-        if not self._keeps(trajectory) or (trajectory.good is not None and self._has_contact(trajectory)):
+        if not self._keeps(trajectory) or (trajectory.good.last is not None and self._has_contact(trajectory)):
             return
-        trajectory.good = {"sampler": trajectory.sampler.state(), "last_learned_step": trajectory.last_learned_step}
+        trajectory.good.note(trajectory.step, trajectory.sampler.state(), trajectory.last_learned_step)
         trajectory.way = Way(trajectory.name)
         if trajectory.step > trajectory.trouble_step:
             trajectory.setbacks = 0
 
     def go_back_or_fail(self, trajectory: Trajectory, reason: str) -> None:
-        """Put the trajectory back to its last good state; give it up when that was done too often. Others go on."""
+        """Put the trajectory back to a good state; give it up when that was done too often. Others go on."""
         if not self.go_back(trajectory, reason):
             if trajectory.setbacks:
                 reason = (
@@ -80,18 +81,24 @@ class Restarter:
             self._journal.tell(TrajectoryFailed(trajectory.name, trajectory.step, reason))
 
     def go_back(self, trajectory: Trajectory, reason: str) -> bool:
-        """Put the trajectory back to its last good state; false where it may not, or would only repeat itself."""
-        sampler, good, step = trajectory.sampler, trajectory.good, trajectory.step
+        """Put the trajectory back to a good state: the last one, then the one before where it went back to, and so on.
+
+        Returns:
+            False where it may not go back, or would only repeat itself.
+        """
+        sampler, step = trajectory.sampler, trajectory.step
         trajectory.trouble_step = max(trajectory.trouble_step, step)
-        if good is None or trajectory.setbacks >= self._limit or not isinstance(sampler, Reseedable):
+        if trajectory.good.last is None or trajectory.setbacks >= self._limit or not isinstance(sampler, Reseedable):
             return False
+        good = trajectory.good.go_back(before=trajectory.good_step if trajectory.setbacks else None)
+        trajectory.good_step = good.step
         trajectory.setbacks += 1
         trajectory.restarts += 1
-        sampler.restore(good["sampler"])
+        sampler.restore(good.sampler)
         sampler.reseed(derive_seed(self._seed, "restart", trajectory.name, trajectory.restarts))
         trajectory.status, trajectory.reason = TrajectoryStatus.RUNNING, reason
         trajectory.visited_step = trajectory.certain_since = trajectory.step
-        trajectory.last_learned_step = good["last_learned_step"]
+        trajectory.last_learned_step = good.last_learned_step
         trajectory.last_checkpoint_step = min(trajectory.last_checkpoint_step, trajectory.step)
         trajectory.refused_checks = 0
         trajectory.collapse, trajectory.way = "", Way(trajectory.name)

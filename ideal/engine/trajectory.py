@@ -14,6 +14,7 @@ from typing import Any
 from ase import Atoms
 
 from ideal.config import TrajectoryConfig
+from ideal.engine.good_states import GoodStates
 from ideal.engine.open_cells import OpenCell, atoms_from_state, atoms_state, cells_from_state, cells_state
 from ideal.engine.way import Way
 from ideal.samplers.base import Sampler
@@ -74,12 +75,13 @@ class Trajectory:
         refused: number of selected atoms that could not be embedded.
         refused_checks: checks in a row at which none of the selected atoms could be embedded.
         certain_since: step of the last check at which an atom was uncertain, 0 before.
-        good: where it goes on from when something goes wrong (`ideal.engine.restarting`); None before the first move.
-        way: frames since then.
+        good: where it goes on from when something goes wrong (`ideal.engine.restarting`); empty before the first move.
+        way: frames since the last of them.
         collapse: why the frame that asked is not physical: it goes back when the labels that it waits for are learned;
             empty where all is well.
         restarts: how often it went back there.
         setbacks: how often in a row without getting past `trouble_step`, the farthest step at which it had to.
+        good_step: step that it went back to last.
         reason: why it failed, or went back last.
         conclusion: how it ended, of samplers that have something to say about it.
     """
@@ -97,12 +99,13 @@ class Trajectory:
     refused: int = 0
     refused_checks: int = 0
     certain_since: int = 0
-    good: Mapping[str, Any] | None = None
+    good: GoodStates = field(default_factory=GoodStates)
     way: Way = field(init=False)
     collapse: str = ""
     restarts: int = 0
     setbacks: int = 0
     trouble_step: int = -1
+    good_step: int = 0
     reason: str = ""
     conclusion: str = ""
 
@@ -155,12 +158,13 @@ class Trajectory:
             "refused": self.refused,
             "refused_checks": self.refused_checks,
             "certain_since": self.certain_since,
-            "good": self.good,
+            "good": self.good.state(),
             "way": self.way.state(),
             "collapse": self.collapse,
             "restarts": self.restarts,
             "setbacks": self.setbacks,
             "trouble_step": self.trouble_step,
+            "good_step": self.good_step,
             "reason": self.reason,
             "conclusion": self.conclusion,
         }
@@ -183,11 +187,12 @@ class Trajectory:
         self.refused = state["refused"]
         self.refused_checks = state["refused_checks"]
         self.certain_since = state.get("certain_since", self.step)  # absent from runs of earlier versions
-        self.good = state.get("good")
+        self.good = GoodStates.from_state(state.get("good"))
         self.way = Way.from_state(self.name, state["way"]) if "way" in state else Way(self.name)
         self.collapse = state.get("collapse", "")
         self.restarts = state.get("restarts", 0)
         self.setbacks = state.get("setbacks", 0)
         self.trouble_step = state.get("trouble_step", -1)
+        self.good_step = state.get("good_step", 0)
         self.reason = state["reason"]
         self.conclusion = state.get("conclusion", "")

@@ -132,7 +132,7 @@ def test_a_state_with_a_contact_is_no_place_to_go_back_to() -> None:
     assert len(trajectory.way.frames) == 1
     trajectory.sampler.atoms.positions[1] = trajectory.sampler.atoms.positions[0] + [1.2, 0, 0]
     back.note_good(trajectory)
-    assert trajectory.good is not None and trajectory.good["sampler"]["step"] == 0 and trajectory.way.frames
+    assert trajectory.good.last is not None and trajectory.good.last.step == 0 and trajectory.way.frames
     assert back.go_back(trajectory, "in contact")
     assert trajectory.step == 0 and not trajectory.way.frames
 
@@ -143,4 +143,4 @@ def test_samplers_that_cannot_go_back_keep_no_way() -> None:
     back = restarter([])
     back.note_step(trajectory)
     back.note_good(trajectory)
-    assert not trajectory.way.frames and trajectory.good is None and not back.can_go_back(trajectory)
+    assert not trajectory.way.frames and trajectory.good.last is None and not back.can_go_back(trajectory)

@@ -91,7 +91,7 @@ def test_zero_restarts_fail_at_once() -> None:
     back = restarter(told, limit=0)
     back.note_good(one)
     back.go_back_or_fail(one, "it exploded")
-    assert one.status is TrajectoryStatus.FAILED and one.reason == "it exploded" and one.good is None
+    assert one.status is TrajectoryStatus.FAILED and one.reason == "it exploded" and one.good.last is None
 
 
 def test_trajectory_whose_labels_fail_goes_back_then_fails(reference: Finished, tmp_path: Path) -> None:
