@@ -21,6 +21,8 @@ from ideal.labelling.executors.worker_process import Limits
 
 Make = Callable[[Limits], Executor]
 """Makes an executor of two workers with these limits."""
+PATIENCE = 200.0
+"""Seconds after which what has not happened will not: far more than a busy machine needs."""
 
 
 def alive(pid: int) -> bool:
@@ -30,7 +32,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -71,6 +73,14 @@ def mark(file: str, seconds: float) -> str:
     return file
 
 
+def mark_when(file: str, gate: str) -> str:
+    """Leave a file as soon as there is another one, and return its name."""
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    Path(file).touch()
+    return file
+
+
 def take_memory(gigabytes: float) -> None:
     """Let a program below this process take memory, bit by bit, and keep it."""
     program = f"""
@@ -87,13 +97,13 @@ def die() -> None:
 
 
 def results_and_exceptions(make: Make, folder: Path) -> None:
-    with make(Limits(60)) as executor:
+    with make(Limits(PATIENCE)) as executor:
         futures = [executor.submit(math.sqrt, float(n)) for n in range(8)]
         wrong = executor.submit(operator.truediv, 1, 0)
         later = executor.submit(os.getenv, "OMP_NUM_THREADS")
-        assert [future.result(60) for future in futures] == [math.sqrt(n) for n in range(8)]
-        assert "ZeroDivisionError: division by zero" in str(wrong.exception(60))
-        assert later.result(60) == "1"
+        assert [future.result(PATIENCE) for future in futures] == [math.sqrt(n) for n in range(8)]
+        assert "ZeroDivisionError: division by zero" in str(wrong.exception(PATIENCE))
+        assert later.result(PATIENCE) == "1"
         for bad in (lambda: executor.submit(math.pow, x=1), lambda: executor.submit(lambda: 1)):
             try:
                 bad()
@@ -111,76 +121,80 @@ def results_and_exceptions(make: Make, folder: Path) -> None:
 
 def what_was_asked_first_need_not_end_first(make: Make, folder: Path) -> None:
     ended: list[str] = []
-    with make(Limits(60)) as executor:
-        executor.submit(math.sqrt, 1.0).result(60)
-        slow = executor.submit(mark, str(folder / "slow"), 3.0)
+    with make(Limits(PATIENCE)) as executor:
+        executor.submit(math.sqrt, 1.0).result(PATIENCE)
+        slow = executor.submit(mark_when, str(folder / "slow"), str(folder / "go on"))
         quick = [executor.submit(mark, str(folder / f"quick-{n}"), 0.0) for n in range(3)]
         for future in [slow, *quick]:
             future.add_done_callback(lambda future: ended.append(Path(future.result()).name))
+        eventually(lambda: len(ended) == 3)
+        (folder / "go on").touch()
     assert ended[-1] == "slow" and sorted(ended[:-1]) == [f"quick-{n}" for n in range(3)]
 
 
 def time_limit_ends_all_that_was_started(make: Make, folder: Path) -> None:
-    with make(Limits(3)) as executor:
+    with make(Limits(5)) as executor:
         future = executor.submit(hang, str(folder / "pids"))
-        error = future.exception(60)
-        assert isinstance(error, WorkerError) and "time limit of 3 s" in str(error), error
-        assert 3 <= error.seconds < 8 and error.limit == "time"
+        error = future.exception(PATIENCE)
+        assert isinstance(error, WorkerError) and "time limit of 5 s" in str(error), error
+        assert 5 <= error.seconds < PATIENCE and error.limit == "time"
         for pid in (folder / "pids").read_text().split():
             eventually(lambda pid=int(pid): not alive(pid))
-        assert executor.submit(math.sqrt, 4.0).result(60) == 2.0
+        assert executor.submit(math.sqrt, 4.0).result(PATIENCE) == 2.0
 
 
 def memory_limit_ends_all_that_was_started(make: Make, folder: Path) -> None:
-    with make(Limits(60, memory=0.4)) as executor:
-        error = executor.submit(take_memory, 1.0).exception(60)
+    with make(Limits(PATIENCE, memory=0.4)) as executor:
+        error = executor.submit(take_memory, 1.0).exception(PATIENCE)
         assert isinstance(error, WorkerError) and "more than the limit of 0.4 GB" in str(error), error
         assert error.limit == "memory"
-        assert executor.submit(math.sqrt, 4.0).result(60) == 2.0
+        assert executor.submit(math.sqrt, 4.0).result(PATIENCE) == 2.0
 
 
 def killed_worker_costs_one_task(make: Make, folder: Path) -> None:
-    with make(Limits(60)) as executor:
-        error = executor.submit(die).exception(60)
+    with make(Limits(PATIENCE)) as executor:
+        error = executor.submit(die).exception(PATIENCE)
         assert isinstance(error, WorkerError) and "killed by signal 9 (SIGKILL)" in str(error), error
         future = executor.submit(hang, str(folder / "pids"))
         eventually((folder / "pids").exists)
         program, worker = (int(pid) for pid in (folder / "pids").read_text().split())
         os.kill(worker, signal.SIGKILL)
-        assert "killed by signal 9" in str(future.exception(60))
+        assert "killed by signal 9" in str(future.exception(PATIENCE))
         eventually(lambda: not alive(program))
-        assert executor.submit(math.sqrt, 4.0).result(60) == 2.0
+        assert executor.submit(math.sqrt, 4.0).result(PATIENCE) == 2.0
 
 
 def canceled_tasks_never_run(make: Make, folder: Path) -> None:
-    with make(Limits(60)) as executor:
-        busy = [executor.submit(mark, str(folder / f"busy-{n}"), 2.0) for n in range(2)]
+    with make(Limits(PATIENCE)) as executor:
+        gate = folder / "go on"
+        busy = [executor.submit(mark_when, str(folder / f"busy-{n}"), str(gate)) for n in range(2)]
         queued = [executor.submit(mark, str(folder / f"queued-{n}"), 0.0) for n in range(4)]
         assert queued[1].cancel() and queued[2].cancel()
         try:
-            queued[1].result(60)
+            queued[1].result(PATIENCE)
         except CancelledError:
             pass
         else:
             raise AssertionError("a canceled task has a result")
-        assert [Path(future.result(60)).name for future in (*busy, queued[0], queued[3])][-1] == "queued-3"
+        gate.touch()
+        assert [Path(future.result(PATIENCE)).name for future in (*busy, queued[0], queued[3])][-1] == "queued-3"
     assert sorted(file.name for file in folder.iterdir() if file.name.startswith("queued")) == ["queued-0", "queued-3"]
 
 
 def shutdown_finishes_and_termination_does_not(make: Make, folder: Path) -> None:
-    executor = make(Limits(60))
+    executor = make(Limits(PATIENCE))
     futures = [executor.submit(mark, str(folder / f"finished-{n}"), 0.2) for n in range(4)]
     executor.shutdown()
     assert all(future.done() and not future.exception() for future in futures)
-    executor = make(Limits(60))
+    executor = make(Limits(PATIENCE))
     running = executor.submit(hang, str(folder / "pids"))
     eventually((folder / "pids").exists)
-    executor.submit(math.sqrt, 1.0).result(60)  # the other worker is there too
-    others = [executor.submit(mark, str(folder / f"other-{n}"), 50.0) for n in range(3)]
+    executor.submit(math.sqrt, 1.0).result(PATIENCE)  # the other worker is there too
+    others = [executor.submit(mark, str(folder / f"other-{n}"), PATIENCE) for n in range(3)]
     start = time.monotonic()
     executor.terminate()
     executor.terminate()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < PATIENCE / 2
     assert isinstance(running.exception(5), WorkerError)
     assert others[1].cancelled() and others[2].cancelled()
     for pid in (folder / "pids").read_text().split():
@@ -193,7 +207,7 @@ def termination_waits_for_no_code_that_ignores_it(make: Make, folder: Path) -> N
     eventually((folder / "deaf").exists)
     start = time.monotonic()
     executor.terminate()
-    assert time.monotonic() - start < 20 and isinstance(future.exception(5), WorkerError)
+    assert time.monotonic() - start < PATIENCE / 2 and isinstance(future.exception(5), WorkerError)
 
 
 CONTRACT = (
@@ -224,6 +238,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.modules["executor_contract"] = sys.modules["__main__"]
-    for function in (hang, ignore_sigterm, mark, take_memory, die):
+    for function in (hang, ignore_sigterm, mark, mark_when, take_memory, die):
         function.__module__ = "executor_contract"  # as the workers, which find it beside this file, call it
     main()

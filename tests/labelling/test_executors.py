@@ -38,7 +38,7 @@ def test_mpi_ranks_keep_the_contract(tmp_path: Path) -> None:
         [mpiexec(), "-n", "3", sys.executable, HERE / "executor_contract.py", tmp_path],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,20 +79,20 @@ def test_memory_limit_of_a_local_worker(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_does_not_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ideal.labelling.executors.worker_process.START_SECONDS", 0.01)
-    with LocalExecutor(1, tmp_path, timeout=60) as executor:
-        error = executor.submit(math.sqrt, 4.0).exception(60)
+    monkeypatch.setattr("ideal.labelling.executors.worker_process.START_SECONDS", 0.0)
+    with LocalExecutor(1, tmp_path, timeout=200) as executor:
+        error = executor.submit(math.sqrt, 4.0).exception(200)
     assert isinstance(error, WorkerError) and error.limit is None
-    assert "did not start within 0.01 s" in str(error) and str(tmp_path / "worker-0.log") in str(error)
+    assert "did not start within 0 s" in str(error) and str(tmp_path / "worker-0.log") in str(error)
 
 
 def test_workers_are_bound_to_cores_of_their_own(tmp_path: Path) -> None:
     usable = cores()
     if len(usable) < 2:
         pytest.skip("one core")
-    with LocalExecutor(2, tmp_path, 60, cores=1) as executor:
+    with LocalExecutor(2, tmp_path, 200, cores=1) as executor:
         meet = [executor.submit(contract.mark, str(tmp_path / str(n)), 1.0) for n in range(2)]
-        assert all(future.result(60) for future in meet)
+        assert all(future.result(200) for future in meet)
         bound = [os.sched_getaffinity(pid) for pid in executor.processes()]
     assert sorted(map(tuple, bound)) == [(usable[0],), (usable[1],)]
     assert core_shares(2, None) == [None, None]

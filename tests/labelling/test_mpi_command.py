@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, check=False, env=environment()
+        command(*arguments), capture_output=True, text=True, timeout=280, check=False, env=environment()
     )
 
 
@@ -67,8 +67,8 @@ def test_a_launch_that_is_stopped_leaves_no_process(cells: Path, tmp_path: Path)
     arguments = ("label", cells, "--code", "fake_calculators:Hangs", "--output", output, *MPI)
     marked = ("--set", f"labelling.code.arguments={{marks: {marks}}}")
     process = subprocess.Popen(command(*arguments, *marked), env=environment(), stdout=subprocess.DEVNULL)
-    eventually((marks / "child.pid").exists, 90)
+    eventually((marks / "child.pid").exists)
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    process.wait(200)
     for pid in (marks / "child.pid").read_text().split():
         eventually(lambda pid=int(pid): not alive(pid))

@@ -5,10 +5,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ from tests.labelling.conftest import cluster
 
 store, folder, marks, name = sys.argv[1:]
 code = make_code(AseConfig(calculator=f"fake_calculators:{{name}}", arguments={{"marks": marks}}))
-with LabelStore(store) as store, Labeller(code, store, folder, workers=1, timeout=60) as labeller:
+with LabelStore(store) as store, Labeller(code, store, folder, workers=1, timeout=200) as labeller:
     keys = {{labeller.submit(cluster(n), {{"n": n}}) for n in range(6)}}
     print("submitted", flush=True)
     while keys:
@@ -56,7 +56,7 @@ def start(store: Path, folder: Path, marks: Path, name: str) -> subprocess.Popen
 def test_two_processes_share_the_work(tmp_path, marks):
     path = tmp_path / "shared.db"
     both = [start(path, tmp_path / name, marks, "Slow") for name in ("one", "two")]
-    assert [process.communicate(timeout=120)[0].split()[-1] for process in both] == ["done", "done"]
+    assert [process.communicate(timeout=250)[0].split()[-1] for process in both] == ["done", "done"]
     with LabelStore(path) as store:
         assert store.counts() == {"done": 6, "failed": 0, "pending": 0}
         assert store._read("SELECT COUNT(*) FROM claims")[0][0] == 0
@@ -80,7 +80,7 @@ def test_a_new_store_opens_while_another_process_makes_its_tables(tmp_path):
 def test_what_a_killed_process_had_claimed_is_taken_over(tmp_path, marks, fake):
     path = tmp_path / "shared.db"
     process = start(path, tmp_path / "one", marks, "Hangs")
-    eventually(lambda: (marks / "child.pid").exists(), 60)
+    eventually((marks / "child.pid").exists)
     code = fake("Hangs")
     with LabelStore(path) as store, Labeller(code, store, tmp_path / "two", workers=1, timeout=60) as labeller:
         key = labeller.submit(cluster(5))
@@ -93,18 +93,21 @@ def test_what_a_killed_process_had_claimed_is_taken_over(tmp_path, marks, fake):
 
 
 def test_owner_on_another_machine_is_judged_by_its_counter(store, monkeypatch):
-    monkeypatch.setattr(claims, "STALE_SECONDS", 0.3)
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(claims, "time", clock)
     with LabelStore(store.path) as other:
         with monkeypatch.context() as patch:
             patch.setattr(claims, "host", lambda: "far away")
             assert other.claim("a", cluster()) == "mine"
         assert store.claim("a", cluster()) == "elsewhere"
         for _ in range(4):  # its counter moves: alive, whatever any calendar clock says
-            time.sleep(0.15)
+            clock.now += 0.9 * claims.STALE_SECONDS
             with other._transaction() as connection:
                 other._claims.beat(connection)
             assert store.claim("a", cluster()) == "elsewhere"
-        time.sleep(0.4)
+        clock.now += 0.9 * claims.STALE_SECONDS
+        assert store.claim("a", cluster()) == "elsewhere"
+        clock.now += 0.2 * claims.STALE_SECONDS
         assert store.claim("a", cluster()) == "mine"
         assert other.claim("a", cluster()) == "elsewhere"
         store.release(["a"])
