@@ -201,9 +201,14 @@ class _Worker:
     def make(self, job: CellJob, config: EmbeddingConfig, uncertainty: SoapMahalanobis, version: int) -> Made:
         jobs: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         cells: IO[bytes] = self._process.stdout  # type: ignore[assignment]
-        limit = threading.Timer(config.timeout, self._process.kill)
+        overdue = threading.Event()
+
+        def stop() -> None:
+            overdue.set()
+            self._process.kill()
+
+        limit = threading.Timer(config.timeout, stop)
         limit.start()
-        begun = time.monotonic()
         answer: Any
         try:
             pickle.dump((job, config, None if version == self._version else uncertainty), jobs)
@@ -211,7 +216,7 @@ class _Worker:
             self._version = version
             answer, seconds = pickle.load(cells)
         except (EOFError, OSError) as error:
-            if time.monotonic() - begun < config.timeout:
+            if not overdue.is_set():
                 raise
             self.end()
             raise EmbeddingError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from ase.io import write
 from typer.testing import CliRunner, Result
 
 from ideal.cli.app import app
+from ideal.cli.live import EventLike, LiveView
 
 EMT_CODE = "ase.calculators.emt:EMT"
 
@@ -114,22 +113,21 @@ def distribution(folder: Path, copper: Atoms) -> Path:
 
 
 @pytest.fixture
-def when() -> Iterator[Callable[[Callable[[], bool], Callable[[], None]], None]]:
-    """``when(condition, action)``: a thread that acts once the condition holds."""
-    threads = []
+def at_check(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """``at_check(2, action)``: what happens amid the run's second check, once and in the thread of the run."""
 
-    def watch(condition: Callable[[], bool], action: Callable[[], None]) -> None:
-        def loop() -> None:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline:
-                if condition():
-                    action()
-                    return
-                time.sleep(0.01)
+    def plan(number: int, action: Callable[[], None]) -> None:
+        seen = 0
+        show = LiveView.__call__
 
-        threads.append(threading.Thread(target=loop, daemon=True))
-        threads[-1].start()
+        def shown(view: LiveView, event: EventLike) -> None:
+            nonlocal seen
+            show(view, event)
+            seen += event.as_dict()["event"] == "check"
+            if seen == number:
+                seen += 1
+                action()
 
-    yield watch
-    for thread in threads:
-        thread.join(timeout=5)
+        monkeypatch.setattr(LiveView, "__call__", shown)
+
+    return plan

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from ideal.cli import live
@@ -88,26 +90,32 @@ def test_events_of_a_file(tmp_path: Path) -> None:
     assert progress.trajectories["a"].step == 10
 
 
-def test_plain_lines_are_few(monkeypatch: object) -> None:
+def test_plain_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal: changes at once, steps at most every ten seconds."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(live, "time", clock)
     output = io.StringIO()
     with LiveView(Console(file=output, width=80)) as view:
         view(START)
         view(StageStarted("pretrain"))
-        for step in range(10, 100, 10):
+        for step in range(10, 90, 10):
             view(check(step=step))
+            clock.now += 1.2
+        clock.now += 1.0
+        view(check(step=90))
         view(check(step=100, max_u=2.5))
         view(LabelFailed("0123456789", "a", "SCF did not converge; raise max_iterations"))
         view(Embedded("a", 100, 4, False, "too crowded", 0, 3.0, 0.1, ""))
         view(TrajectoryFailed("b", 7, "temperature 9000 K"))
     lines = output.getvalue().splitlines()
-    assert len(lines) == 6, lines
+    assert len(lines) == 7, lines
     assert "training on the initial data" in lines[0]
     assert "a: step 10/100, 10 fs, 301 K, max u/threshold 1.00/2.00, labels 0 done, 0 running, 0 failed" in lines[1]
-    assert "step 100/100" in lines[2] and "2.50/2.00" in lines[2]
-    assert "label 01234567 failed: SCF did not converge" in lines[3]
-    assert "atom 4: no acceptable cell: too crowded" in lines[4]
-    assert "b: stopped at step 7: temperature 9000 K" in lines[5]
+    assert "step 90/100" in lines[2]
+    assert "step 100/100" in lines[3] and "2.50/2.00" in lines[3]
+    assert "label 01234567 failed: SCF did not converge" in lines[4]
+    assert "atom 4: no acceptable cell: too crowded" in lines[5]
+    assert "b: stopped at step 7: temperature 9000 K" in lines[6]
     assert "\x1b" not in output.getvalue()
 
 

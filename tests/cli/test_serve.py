@@ -26,7 +26,7 @@ def visit(run: Path, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             port = json.loads(address.read_text())["port"]
-            connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", port), timeout=150)
         except (OSError, ValueError):
             time.sleep(0.05)
             continue

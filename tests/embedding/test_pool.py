@@ -119,7 +119,7 @@ def test_processes_end_with_the_pool_and_with_whoever_started_it(
     job = jobs(copper_frame, copper_training)[0]
     pool = CellPool(EmbeddingConfig(workers=1, **SIZES))
     pool.order(job, known, 0).cell()
-    left = [pool.order(job, known, 0) for _ in range(40)]
+    left = [pool.order(job, known, 0) for _ in range(1000)]
     pool.close()
     assert not any(worker.alive for worker in pool._all)
     with pytest.raises(CancelledError):
@@ -136,7 +136,7 @@ def test_processes_end_with_the_pool_and_with_whoever_started_it(
     orphan = int(os.read(reader, 20))
     for number in (reader, writer):
         os.close(number)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while _runs(orphan) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not _runs(orphan)

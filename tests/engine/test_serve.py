@@ -79,7 +79,7 @@ def test_ask_learn_answer(learner: Running, tmp_path: Path) -> None:
 def test_whoever_makes_no_sense_is_refused(garbage: bytes, reason: str, learner: Running) -> None:
     import socket
 
-    with socket.create_connection(("127.0.0.1", learner.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", learner.port), timeout=150) as connection:
         connection.sendall(garbage)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
@@ -195,7 +195,7 @@ def test_ends_with_the_last_client(tmp_path: Path) -> None:
             client.ask(1, 40, [uncertain_box(1)])
             client.receive("update")
             client.check("bye", 60)
-            client.socket.settimeout(20)
+            client.socket.settimeout(150)
         summary = running.end()
     assert summary.status == "finished"
     assert [trajectory.name for trajectory in summary.trajectories] == ["watch"]

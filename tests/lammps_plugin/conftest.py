@@ -40,7 +40,7 @@ def lammps(plugin: Path, tmp_path: Path) -> Run:
         command = [str(binary), "-in", "in.lammps", "-log", "none"]
         if ranks > 1:
             command = [launcher, "-n", str(ranks), *command]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
         output = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, output
         return output

@@ -84,7 +84,7 @@ def test_restart_in_a_new_process_is_bitwise_the_same(ensemble: str, tmp_path: P
     np.savez(tmp_path / "state.npz", **stopped.state())  # refuses nothing but is read without pickle
     script = Path(__file__).with_name("restart_in_new_process.py")
     command = [sys.executable, str(script), stopped.config.model_dump_json(), "state.npz", "end.npz", "12"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=280)
     end = np.load(tmp_path / "end.npz")
     assert np.array_equal(end["positions"], uninterrupted.atoms.positions)
     assert np.array_equal(end["momenta"], uninterrupted.atoms.get_momenta())
