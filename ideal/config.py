@@ -119,8 +119,8 @@ class ThresholdConfig(Section):
     type: Literal["calibrated", "quantile", "moving_average", "fixed"] = Field(
         "calibrated",
         description="calibrated: u at which the bound on the force error reaches `force_error`, once enough labels "
-        "have been compared (before that: quantile), but at least the quantile without `factor`; quantile: a held-out "
-        "quantile of u times `factor`; "
+        "have been compared (before that: quantile, falling as it is taken anew), but at least the quantile without "
+        "`factor`; quantile: a held-out quantile of u times `factor`; "
         "moving_average: mean of the largest u of the last `window` checks, times 1 + `margin`; fixed: `value`.",
     )
     force_error: Force = Field(

@@ -202,7 +202,10 @@ class FinalConfig(Section):
         900.0, gt=0, description="Time budget (15 min); the rate decays within it. null: none."
     )
     start: Literal["continue", "scratch"] = Field(
-        "continue", description="continue: from the weights of the run; scratch: from new random ones."
+        "continue",
+        description="continue: from the weights of the run; scratch: from new random ones, "
+        "which replace the run's (kept as model_run) when they err less on validation labels or, without any, learn "
+        "the others about as well.",
     )
 
 

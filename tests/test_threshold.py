@@ -210,6 +210,21 @@ def test_the_calibrated_threshold_waits_for_enough_pairs() -> None:
     assert threshold.value == pytest.approx(3.75)  # 1.25 times the largest u that was compared, not 1500
 
 
+def test_until_then_the_calibrated_threshold_falls_with_the_quantile() -> None:
+    threshold = CalibratedThreshold(start=2.0, force_error=0.15)
+    for known, value in ((1.6, 1.6), (1.9, 1.6), (1.2, 1.2)):
+        threshold.recalibrate(calibration(19), known=known)
+        assert (threshold.value, threshold.source) == (value, "quantile")
+    threshold.recalibrate(calibration(20), known=0.5)
+    assert threshold.source == "calibrated" and threshold.value >= 1.2, "then the pairs decide"
+    value = threshold.value
+    threshold.recalibrate(calibration(19), known=0.5)
+    assert threshold.value == value
+    constant = ConstantThreshold(2.0, "quantile")
+    constant.recalibrate(calibration(19), known=1.0)
+    assert constant.value == 2.0, "of the start, as asked for"
+
+
 def test_the_calibrated_threshold_moves_in_steps() -> None:
     threshold = CalibratedThreshold(start=2.0, force_error=0.15)
     threshold.recalibrate(calibration(20))

@@ -13,11 +13,16 @@ from ideal.engine.learner import Learner, errors_as_dict
 def converge(learner: Learner, journal: Journal, after_epoch: Callable[[], None]) -> None:
     """Train as ``training.final`` says, publish the model, and tell it.
 
+    A training from scratch replaces the model that led the run: that one is kept as ``model_run``.
+
     Args:
         learner: learns.
         journal: told about every epoch and the outcome.
         after_epoch: called after each epoch; when it raises, the model is as it was before.
     """
+    if learner.config.training.final.start == "scratch":
+        with journal.times.stage("io"):
+            learner.publish(journal.directory.path, "_run")
     with journal.part("final_training"), journal.times.stage("training"):
         summary = learner.converge(training_progress(journal, after_epoch=after_epoch))
     n_labels = len(learner.dataset.training)

@@ -215,14 +215,14 @@ class Learner:
         """Let the threshold follow new pairs of u and error."""
         if self.selection is not None:
             factor = max(1.0, self.config.uncertainty.threshold.factor)  # what the quantile is without its margin
-            self.selection.recalibrate(calibration, self.in_distribution / factor)
+            self.selection.recalibrate(calibration, self.in_distribution / factor, self.in_distribution)
 
     def publish(self, folder: Path, suffix: str = "") -> None:
         """Write ``model`` and ``uncertainty.safetensors`` of the run directory, each atomically.
 
         Args:
             folder: the run directory.
-            suffix: "_initial" for the state after pretraining.
+            suffix: "_initial" for the state after pretraining, "_run" for that before a final training from scratch.
         """
         with writing(folder):
             self.potential.save(folder / f"model{suffix}")

@@ -14,7 +14,7 @@
     calibration.json           what u is worth in eV/Å, and what the audits say: latest (ideal.engine.calibrating)
     initial_labels.extxyz      what the model was pretrained on (initial_labels.safetensors: the same, exact)
     uncertainty.safetensors    distribution, latest; uncertainty_initial.safetensors after the start-up
-    model/  model_initial/     latest and pretrained model
+    model/  model_initial/     latest and pretrained model; model_run/: before a final training from scratch
     held_out_before.json       held-out file under the pretrained model; held_out_after.json under the final one
     status.json                latest state of every trajectory
     summary.json               the summary of a run that is over

@@ -95,20 +95,27 @@ class Keeper:
     Args:
         potential: its weights now are the first.
         value: their loss.
+        allowance: of a training that begins from other weights: the best of them replace the first ones when their
+            loss is below ``allowance * value``. None: the training begins from the first ones, which a look must beat.
 
     Attributes:
-        best_is_first: true as long as nothing better was seen.
         refused: looks at weights of a lower loss that the gate did not let through.
     """
 
-    def __init__(self, potential: TrainablePotential, value: float) -> None:
+    def __init__(self, potential: TrainablePotential, value: float, allowance: float | None = None) -> None:
         self._potential = potential
         self._first = self._best = potential.weights()
         self._references = potential.reference_energies
-        self._first_value = self._best_value = value
+        self._first_value = value
+        self._best_value = value if allowance is None else math.inf
+        self._limit = value * (1.0 if allowance is None else allowance)
         self._last_value = value
-        self.best_is_first = True
         self.refused = 0
+
+    @property
+    def best_is_first(self) -> bool:
+        """True as long as nothing was seen that is good enough to replace the first weights."""
+        return not self._best_value < self._limit
 
     def look(self, value: float, weights: Mapping[str, Tensor], passes_gate: bool = True) -> bool:
         """Judge weights by their loss.
@@ -126,7 +133,7 @@ class Keeper:
         self.refused += better and not passes_gate
         if not (better and passes_gate):
             return False
-        self._best, self._best_value, self.best_is_first = dict(weights), value, False
+        self._best, self._best_value = dict(weights), value
         return True
 
     def restore_best(self) -> None:
@@ -144,6 +151,8 @@ class Keeper:
         if not self.best_is_first:
             return ""
         why = f"the loss on the labels that judge went from {self._first_value:.4g} to {self._last_value:.4g}"
+        if self._limit > self._first_value:
+            why += f", allowed were {self._limit:.4g}"
         if self.refused:
             why += ", with a larger loss on the validation labels than before"
         return f"{why}; the model was put back"

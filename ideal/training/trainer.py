@@ -35,6 +35,9 @@ from ideal.training.reference_energies import fit_reference_energies
 from ideal.training.replay import Replay, scores
 from ideal.training.update import Attempt, Judges, attempt, judge
 
+SCRATCH_ALLOWANCE = 2.0
+"""Loss on learned labels, relative to the present model's, up to which new weights replace it: errors 1.4 times."""
+
 _LEAST_SCALE = 0.01
 _LEARNED_JUDGES = 16
 
@@ -218,10 +221,14 @@ class Trainer:
         may be unlike what was learned since: a sample of the learned labels then judges with them, which tells
         divergence and forgetting, though no overfitting.
 
+        Weights to start from are kept when they end with a lower loss than the present ones. Where no label validates,
+        the loss is that of learned labels, and which model knows those by heart says little of which is better: then
+        they need only have learned what they were shown, to a loss at most `SCRATCH_ALLOWANCE` times the present one.
+
         Args:
             labels: everything learned so far.
             progress: called after every epoch. When it raises, the model is put back.
-            weights: start from these instead of the present ones; the present ones remain if nothing better is found.
+            weights: start from these instead of the present ones; the present ones remain where these do not suffice.
 
         Raises:
             TrainingError: no labels, or a loss that is not finite (the model is put back).
@@ -231,7 +238,8 @@ class Trainer:
         if not labels:
             raise TrainingError("0 labels: a final training needs at least one")
         judges = [*self._all_validation(), *self._sample(labels, self._learned_judges(), stream=5)]
-        keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)))
+        allowance = None if weights is None else 1.0 if self._all_validation() else SCRATCH_ALLOWANCE
+        keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)), allowance)
         plan = FitPlan(
             "final",
             settings.epochs,

@@ -9,7 +9,7 @@ to a threshold:
 * moving average (VASP; aims-PAX, Henkes et al. 2025, eq. 2): (1 + c_x) / N times the sum of the largest u of the last N
   checks, of all trajectories together; frozen on request.
 * calibrated: where the conformal bound on the force error reaches the user's tolerance
-  (`ideal.uncertainty.calibration`); the quantile rules until enough pairs exist.
+  (`ideal.uncertainty.calibration`); until enough pairs exist, the quantile, taken anew as the distribution grows.
 """
 
 from __future__ import annotations
@@ -167,12 +167,13 @@ class Threshold(Protocol):
         """
         ...
 
-    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0, known: float = math.inf) -> None:
         """Take note of new pairs.
 
         Args:
             calibration: holds them.
             least: u that unseen environments of a known state have; the threshold does not fall below it.
+            known: the held-out quantile times its factor, of the distribution as it is now.
         """
         ...
 
@@ -232,7 +233,7 @@ class _StoredThreshold:
         """Nothing follows from it."""
         _checked_u(max_u)
 
-    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0, known: float = math.inf) -> None:
         """Nothing follows from it."""
 
     def state(self) -> dict[str, Any]:
@@ -322,7 +323,7 @@ class MovingAverageThreshold:
             if math.isfinite(value):
                 self._values.append(value)
 
-    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0, known: float = math.inf) -> None:
         """Nothing follows from it."""
 
     def state(self) -> dict[str, Any]:
@@ -340,7 +341,11 @@ MAX_STEP = 1.25
 
 
 class CalibratedThreshold(_StoredThreshold):
-    """u at which the bound on the force error reaches the tolerance; the starting value until the pairs suffice.
+    """u at which the bound on the force error reaches the tolerance; the held-out quantile until the pairs suffice.
+
+    Until then it falls with the quantile: statistics of a few labels are wide, those of more know better what is
+    unlike them, and a value of the start would let all of that pass. It does not rise with the quantile, which the
+    outliers that a run learns would drive up.
 
     From few cells the bound is rough, and the u at which it passes the tolerance can halve or double with one more. The
     threshold goes there in steps of at most `MAX_STEP` per recalibration, so that a run neither asks in bursts nor
@@ -372,12 +377,14 @@ class CalibratedThreshold(_StoredThreshold):
         super().__init__(start, "quantile")
         self.force_error = float(force_error)
 
-    def recalibrate(self, calibration: Calibration, least: float = 0.0) -> None:
+    def recalibrate(self, calibration: Calibration, least: float = 0.0, known: float = math.inf) -> None:
         """See `Threshold`."""
         if calibration.ready:
             wanted = max(calibration.threshold(self.force_error), min(least, self._value))
             self._value = min(max(wanted, self._value / MAX_STEP), self._value * MAX_STEP)
             self._source = "calibrated"
+        elif self._source == "quantile":
+            self._value = min(self._value, known)
 
 
 def _checked_u(max_u: float) -> float:

@@ -69,6 +69,19 @@ def test_model_changes_only_by_learning(reference: Finished) -> None:
     assert (initial != final) == any(not training["rolled_back"] for training in (*updates, converged))
 
 
+def test_a_final_training_from_scratch_keeps_the_model_of_the_run(tmp_path: Path) -> None:
+    final = {"epochs": 1, "learning_rate": 1e-12, "start": "scratch"}
+    nothing_asked = {"type": "fixed", "value": 1e9}
+    steps = [trajectory("md", sampler={"steps": 1})]
+    config = copper_config(
+        tmp_path, training__final=final, uncertainty__threshold=nothing_asked, trajectories=steps, selection__audit=0
+    )
+    Engine.create(config, tmp_path / "run").run()
+    names = ("model_initial", "model_run", "model")
+    models = [M3GNetPotential.load(tmp_path / "run" / name, device="cpu").fingerprint() for name in names]
+    assert models[0] == models[1] != models[2]
+
+
 def test_training_is_logged_line_by_line(reference: Finished) -> None:
     rows = [json.loads(line) for line in (reference.path / "training.jsonl").read_text().splitlines()]
     ended = [row for row in rows if row["event"] == "training_ended"]

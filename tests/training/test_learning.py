@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ideal.config import FinalConfig, OnlineConfig, PretrainConfig, TrainingConfig
 from ideal.errors import TrainingError
 from ideal.models.m3gnet import M3GNetPotential
 from ideal.records import Label
+from ideal.training import trainer as trainer_module
 from ideal.training.committee import CommitteeTrainer, new_members
-from ideal.training.records import TrainingProgress
+from ideal.training.fit import FitResult
+from ideal.training.policy import Keeper
+from ideal.training.records import TrainingProgress, TrainingSummary
 from ideal.training.trainer import Trainer
 from ideal.uncertainty.committee import ModelCommittee
 
@@ -107,17 +113,50 @@ def test_a_final_convergence_that_is_interrupted_changes_nothing(pretrained: Pat
     assert potential.fingerprint() == before
 
 
-def test_from_scratch_only_when_better(pretrained: Path, labels: list[Label]) -> None:
-    """Other weights to start from; what they lead to is kept only if it beats the present ones."""
+@pytest.mark.parametrize(("ratio", "validates", "kept"), [(0.9, True, True), (1.5, True, False), (1.5, False, True)])
+def test_from_scratch_is_judged_by_what_no_model_has_learned(
+    ratio: float, validates: bool, kept: bool, pretrained: Path, labels: list[Label], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where validation labels do not judge, a new model may know the learned ones somewhat less by heart."""
+    potential = M3GNetPotential.load(pretrained, device="cpu")
+    fresh = M3GNetPotential.new(MODEL, ["Al", "Cu"], seed=7).weights()
+    assert _from_scratch(potential, fresh, labels, ratio, validates, monkeypatch).rolled_back is not kept
+    name = next(iter(fresh))
+    assert torch.equal(potential.weights()[name], fresh[name]) is kept
+
+
+def test_from_scratch_only_when_learned(pretrained: Path, labels: list[Label], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that have not come near the present ones on the labels shown are not kept."""
     potential = M3GNetPotential.load(pretrained, device="cpu")
     before = potential.fingerprint()
     fresh = M3GNetPotential.new(MODEL, ["Al", "Cu"], seed=7).weights()
-    final = QUICK.final.model_copy(update={"epochs": 1, "learning_rate": 1e-6})
-    trainer = Trainer(potential, QUICK.model_copy(update={"final": final}), seed=1)
-    assert trainer.converge(labels[:6], weights=fresh).rolled_back
+    summary = _from_scratch(potential, fresh, labels, 2.5, False, monkeypatch)
+    assert summary.rolled_back and "allowed were" in summary.reason
     assert potential.fingerprint() == before
     with pytest.raises(TrainingError, match="0 labels"):
-        trainer.converge([])
+        Trainer(potential, QUICK, seed=1).converge([])
+
+
+def _from_scratch(
+    potential: M3GNetPotential,
+    fresh: Mapping[str, Tensor],
+    labels: list[Label],
+    ratio: float,
+    validates: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> TrainingSummary:
+    """A final training whose new weights end with ``ratio`` times the loss of the present ones."""
+    trainer = Trainer(potential, QUICK, seed=1)
+    learned, others = labels[:4], labels[4:7] if validates else []
+    trainer.add_validation(others)
+
+    def fitted(*args: Any) -> FitResult:
+        keeper = next(each for each in args if isinstance(each, Keeper))
+        keeper.look(ratio * keeper._first_value, fresh)
+        return FitResult(1, 1, "")
+
+    monkeypatch.setattr(trainer_module, "fit", fitted)
+    return trainer.converge(learned, weights=fresh)
 
 
 def test_fine_tuning_a_checkpoint_of_matgl(labels: list[Label], tmp_path: Path) -> None:

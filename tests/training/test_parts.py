@@ -81,6 +81,18 @@ def test_keeper_says_why(potential: M3GNetPotential) -> None:
     assert not keeper.reason
 
 
+def test_keeper_of_weights_that_begin_elsewhere(potential: M3GNetPotential) -> None:
+    """They need not beat the first ones at once; how far they must come in the end is the allowance."""
+    weights = potential.weights()
+    keeper = Keeper(potential, 1.0, allowance=4.0)
+    assert keeper.look(50.0, weights) and keeper.look(5.0, weights) and not keeper.look(6.0, weights)
+    assert keeper.best_is_first and "from 1 to 6, allowed were 4; the model was put back" in keeper.reason
+    assert keeper.look(3.0, weights) and not keeper.best_is_first and not keeper.reason
+    keeper = Keeper(potential, 1.0, allowance=1.0)
+    assert keeper.look(1.5, weights) and keeper.best_is_first
+    assert keeper.look(0.9, weights) and not keeper.best_is_first
+
+
 def test_gates() -> None:
     def verdict(fresh: float, others: float, force: float = 1.0) -> Verdict:
         return Verdict(fresh + others, fresh, others, Errors(0.0, force, None, 1), Errors(0.0, force, None, 1))
