@@ -5,8 +5,9 @@
 `alanine.py` asks whether a bias finds better labels with a loop and a network of its own; this asks it of the product.
 The arms have the same configuration but for the sampler's bias: eight trajectories at 300 K in lockstep from C7eq, a
 small M3GNet, u from SOAP, labels of the whole molecule from ff19SB, until labels or steps are spent. The test set is
-every tenth frame of a 1200 K trajectory of the reference. A run that is killed goes on from its last checkpoint,
-finished arms are read, and the table is printed after every seed.
+every tenth frame of a 1200 K trajectory of the reference; "before" are the errors of the model that led the run, before
+the final training. A run that is killed goes on from its last checkpoint, finished arms are read, and the table is
+printed after every seed.
 
 Others train a new model with equal numbers of steps: "anew" on an arm's labels, "spaced" on those of the start and
 frames of the plain arm's walk at equal distances, "ceiling" on frames of another 1200 K trajectory of the reference.
@@ -51,7 +52,9 @@ WALKERS, INITIAL = 8, 16
 HYDROGEN = 4.0  # amu, as in `alanine.py`: positions are distributed as before, and 2 fs are a short enough step
 TEST_FRAMES, TEST_EVERY = 2000, 10
 _RESULTS = ("coverage", "coverage_of_labels", "energy", "force", "cis")
-_COLUMNS = (*_RESULTS, "labels", "steps", "temperature", "restarts", "seconds")
+_BEFORE = ("energy_before", "force_before")
+_COURSE = ("labels", "refused", "threshold_first", "threshold_last", "steps", "temperature", "restarts", "seconds")
+_COLUMNS = (*_RESULTS, *_BEFORE, *_COURSE)
 
 
 def main() -> None:
@@ -116,23 +119,30 @@ def configuration(arm: str, seed: int, arguments: argparse.Namespace) -> Config:
 
 def _made(config: Config, folder: Path, test: Sequence[Label]) -> dict[str, Any]:
     resumed = (folder / "config.yaml").is_file()
-    before = _cpu_seconds()
+    spent = _cpu_seconds()
     summary = (Engine.resume(folder) if resumed else Engine.create(config, folder)).run()
     if summary.status == "interrupted":
         raise SystemExit(f"interrupted; the same command goes on with {folder}")
     labels = asked(folder)
     energy, force = errors(load_potential(folder / "model"), test)
+    before = errors(load_potential(folder / "model_run"), test)
+    events = told(folder)
+    thresholds = [event["threshold"] for event in events if event["event"] == "check"]
     return {
         "coverage": coverage(dihedrals(walked(folder))),
         "coverage_of_labels": coverage(dihedrals(np.array([each.atoms.positions for each in labels]))),
         "energy": energy,
         "force": force,
         "cis": _count_cis(labels),
+        **dict(zip(_BEFORE, before, strict=True)),
         "labels": len(labels),
+        "refused": sum(event["event"] == "label_failed" for event in events),
+        "threshold_first": thresholds[0],
+        "threshold_last": thresholds[-1],
         "steps": summary.steps,
-        "temperature": temperature(folder),
+        "temperature": float(np.mean([event["temperature"] for event in events if event["event"] == "check"])),
         "restarts": sum(trajectory.restarts for trajectory in summary.trajectories),
-        "seconds": None if resumed else _cpu_seconds() - before,
+        "seconds": None if resumed else _cpu_seconds() - spent,
     }
 
 
@@ -178,10 +188,9 @@ def walked(folder: Path) -> FloatArray:
     return np.array(whole).reshape(-1, len(start), 3)
 
 
-def temperature(folder: Path) -> float:
-    """Mean instantaneous temperature over a run's checks, K; the walkers start at 300 K."""
-    events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
-    return float(np.mean([event["temperature"] for event in events if event["event"] == "check"]))
+def told(folder: Path) -> list[dict[str, Any]]:
+    """What a run has told."""
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
 def asked(folder: Path) -> list[Label]:
