@@ -126,14 +126,37 @@ class Asker:
         """The cell that takes the place of one whose frame is not physical: around the same atoms, on the way there.
 
         Args:
-            trajectory: whose frame it is.
+            trajectory: whose frame it is; its way ends before the frame that is taken.
             cell: was refused.
 
         Returns:
             One cell of the last frame in which no atoms were in contact; none where there is no such frame.
         """
         frame = trajectory.way.last_physical(cell.atoms, self._learner.min_distances)
-        return [] if frame is None else [replace(cell, atoms=frame.atoms, step=frame.step)]
+        if frame is None:
+            return []
+        trajectory.way.end_before(frame.step)
+        return [replace(cell, atoms=frame.atoms, step=frame.step)]
+
+    def open_halfway(self, trajectory: Trajectory, request: LabelRequest) -> list[OpenCell]:
+        """The cell that takes the place of a label that is not learned: around the same atoms, halfway on the way.
+
+        Args:
+            trajectory: stands where the way leads; its way ends before the frame that is taken.
+            request: the label, of its frame or of one on the way.
+
+        Returns:
+            One cell of the frame in the middle of those left before the label's, or the last before that in which no
+            atoms were in contact; none where there is no such frame.
+        """
+        info = request.info
+        frame = trajectory.way.last_physical(trajectory.sampler.atoms, self._learner.min_distances, info["step"])
+        if frame is None:
+            return []
+        trajectory.way.end_before(frame.step)
+        centers = tuple(info.get("atoms", [info["atom"]]))
+        limit = self._learner.in_distribution
+        return [OpenCell(frame.atoms, trajectory.name, frame.step, centers, "selected", info["threshold"], limit)]
 
     def open_audits(self, draws: Sequence[AuditDraw]) -> list[OpenCell]:
         """The cells of environments that were drawn from those held for certain."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 
 from ideal.config import LabellingConfig
@@ -15,6 +14,7 @@ from ideal.engine.trajectory import LabelRequest
 from ideal.labelling.choice import DEFAULT, choose_code
 from ideal.labelling.codes import ReferenceCode, make_code
 from ideal.labelling.executors import make_executor
+from ideal.labelling.gate import refuse_force
 from ideal.labelling.labeller import Labeller
 from ideal.labelling.rescue import Rescued, open_or_rescue
 from ideal.labelling.store import LabelStore
@@ -132,15 +132,10 @@ class Calculations:
         limit = self._config.gate.max_learned_force
         if limit is None or isinstance(answer, FailedLabel):
             return answer
-        norms = np.linalg.norm(answer.forces, axis=1)
-        worst = int(norms.argmax())
-        if norms[worst] <= limit:
+        reason = refuse_force(answer.atoms, answer.forces, "max_learned_force", limit)
+        if reason is None:
             return answer
-        cause = (
-            f"the largest force is {norms[worst]:.3g} eV/Å (atom {worst}, {answer.atoms.symbols[worst]}), above "
-            f"labelling.gate.max_learned_force {limit:g} eV/Å: the label stays in the store and is not learned; weaken "
-            "the bias, or raise the limit"
-        )
+        cause = f"{reason}: the label stays in the store and is not learned; weaken the bias, or raise the limit"
         return FailedLabel(answer.key, answer.atoms, cause, seconds=answer.seconds, info=answer.info)
 
     def _recover(self, lost: Iterable[str]) -> None:

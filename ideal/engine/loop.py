@@ -110,7 +110,7 @@ class Loop:
         trajectory = self._trajectories[self.turn]
         if trajectory.status is RUNNING:
             self._move_and_ask([trajectory])
-        while trajectory.status is WAITING and not self._has_answers(trajectory):
+        while trajectory.status is WAITING and not self._may_learn(trajectory):
             self._wait([trajectory])
         # From here on a checkpoint belongs to the next one's turn.
         self.turn = (self.turn + 1) % len(self._trajectories)
@@ -157,10 +157,17 @@ class Loop:
                 self._requests.order(leader)
                 self._take_all(leader)
         waiting = self._waiting
-        while not all(self._has_answers(trajectory) for trajectory in waiting):
-            self._wait_for_labels()
+        self._await_labels(waiting)
+        while self._requests.ask_on_the_way(waiting):
+            for trajectory in waiting:
+                self._take_all(trajectory)
+            self._await_labels(waiting)
         if waiting:
             self._learn(waiting)
+
+    def _await_labels(self, waiting: Sequence[Trajectory]) -> None:
+        while not all(self._has_answers(trajectory) for trajectory in waiting):
+            self._wait_for_labels()
 
     def _groups(self, running: Sequence[Trajectory]) -> list[list[Trajectory]]:
         """Small trajectories move together, larger ones each alone."""
@@ -200,7 +207,7 @@ class Loop:
         """Take the cells that are made; whoever's answers are complete learns."""
         for trajectory in self._trajectories:
             self._requests.take_made(trajectory, self._learner.threshold)
-            if trajectory.status is WAITING and self._has_answers(trajectory):
+            if trajectory.status is WAITING and self._may_learn(trajectory):
                 self._learn([trajectory])
 
     # --- waiting, learning --------------------------------------------------------------------------------------------
@@ -224,6 +231,10 @@ class Loop:
     def _has_answers(self, trajectory: Trajectory) -> bool:
         """Whether every label that it waits for is in; none is told before its last cell is made."""
         return not trajectory.open_cells and self._answers.complete(trajectory.requests, trajectory.announced)
+
+    def _may_learn(self, trajectory: Trajectory) -> bool:
+        """Whether it has its answers, and asks for nothing in the place of one that is not learned."""
+        return self._has_answers(trajectory) and not self._requests.ask_on_the_way([trajectory])
 
     def _learn(self, trajectories: Sequence[Trajectory]) -> None:
         """Learn what trajectories waited for; each goes on from its frame, or back if it is no place to go on from."""

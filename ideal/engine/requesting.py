@@ -18,7 +18,8 @@ from ideal.engine.open_cells import OpenCell
 from ideal.engine.restarting import Restarter
 from ideal.engine.trajectory import LabelRequest, Trajectory, TrajectoryStatus
 from ideal.errors import EmbeddingError, SamplerError, UncertaintyError
-from ideal.records import FloatArray
+from ideal.labelling.gate import is_for_force
+from ideal.records import FailedLabel, FloatArray, Label
 
 
 class Requests:
@@ -135,6 +136,51 @@ class Requests:
             elif isinstance(answer, Refusal):
                 self._refused(trajectory, threshold, answer)
 
+    def ask_on_the_way(self, trajectories: Sequence[Trajectory]) -> bool:
+        """Ask anew in the place of labels that came and are not learned since their forces are too large.
+
+        Where the forces of an uncertain atom are too large its frame is no place to go on from: the trajectory will go
+        back, as from a frame with atoms in contact. Of the way there the frame halfway is labelled around the same
+        atom; if that is refused too, the one halfway there, until one is learned or nothing is left of the way. No
+        audits go with it.
+
+        Args:
+            trajectories: wait, and all their answers are in.
+
+        Returns:
+            Whether any of them has to wait for more.
+        """
+        asking = [trajectory for trajectory in trajectories if self._opens_halfway(trajectory)]
+        if asking:
+            self._save()
+            for trajectory in asking:
+                self._asker.order(trajectory.open_cells)
+        return bool(asking)
+
+    def _opens_halfway(self, trajectory: Trajectory) -> bool:
+        """Open a trajectory's cell on the way, where a label of its own is to be replaced and none of the way came."""
+        answered = [
+            (request, self._calculations.results[request.key])
+            for request in trajectory.requests
+            if request.info["purpose"] == "selected" and request.info["trajectory"] == trajectory.name
+        ]
+        refused = [
+            (request, answer.cause)
+            for request, answer in answered
+            if isinstance(answer, FailedLabel) and is_for_force(answer)
+        ]
+        if not refused or not self._restarter.can_go_back(trajectory):
+            return False
+        earliest, cause = min(refused, key=lambda one: int(one[0].info["step"]))
+        trajectory.collapse = trajectory.collapse or f"a label of the frame is not learned: {cause}"
+        of_the_way = [answer for request, answer in answered if request.info["step"] < trajectory.step]
+        if any(isinstance(answer, Label) for answer in of_the_way) or not self._asker.may_ask(trajectory):
+            return False
+        trajectory.open_cells = self._asker.open_halfway(trajectory, earliest)
+        for cell in trajectory.open_cells:
+            trajectory.collapse += f"; asked for smaller forces at step {cell.step}, on the way there"
+        return bool(trajectory.open_cells)
+
     def wait(self, trajectory: Trajectory, seconds: float) -> None:
         """Return when the trajectory's next cell is made, or after ``seconds``."""
         self._asker.wait(trajectory.open_cells[0], seconds)
@@ -172,7 +218,8 @@ class Requests:
         if cell.purpose == "selected" and isinstance(answer, Refusal) and not answer.physical:
             opened = self._ask_on_the_way(trajectory, cell, answer.reason)
         is_last = cell.purpose == "selected" and not trajectory.open_cells and trajectory.requests
-        if is_last and self._config.engine.mode != "lockstep":
+        is_first_time = not trajectory.announced  # else it stands in for a label that came: the audits went with that
+        if is_last and is_first_time and self._config.engine.mode != "lockstep":
             opened = trajectory.open_cells = self._asker.audits_of(len(trajectory.requests))
         if opened or not known_to_checkpoint:
             self._save()

@@ -8,7 +8,8 @@ it does not repeat itself: they follow from the run's seed, the trajectory's nam
 time, where it did not get past the place, it goes back farther (`ideal.engine.good_states`).
 
 A trajectory has left the physical range, too, when an uncertain atom of its frame cannot be embedded because atoms
-around it are in contact. What is labelled then is the last frame before they were (`ideal.engine.way`).
+around it are in contact, or when the label of one is refused for its force. What is labelled then is a frame of the way
+there (`ideal.engine.way`): the last one before the contact, or the one halfway back from the force.
 """
 
 from __future__ import annotations

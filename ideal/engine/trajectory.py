@@ -77,8 +77,8 @@ class Trajectory:
         certain_since: step of the last check at which an atom was uncertain, 0 before.
         good: where it goes on from when something goes wrong (`ideal.engine.restarting`); empty before the first move.
         way: frames since the last of them.
-        collapse: why the frame that asked is not physical: it goes back when the labels that it waits for are learned;
-            empty where all is well.
+        collapse: why the frame that asked is no place to go on from: it goes back when the labels that it waits for are
+            learned; empty where all is well.
         restarts: how often it went back there.
         setbacks: how often in a row without getting past `trouble_step`, the farthest step at which it had to.
         good_step: step that it went back to last.

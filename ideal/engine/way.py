@@ -1,6 +1,7 @@
 """The frames on the way from a trajectory's last good state to where it is.
 
-Where a trajectory has fallen into a hole of the model, the frame it stands at teaches nothing; those on the way in do.
+Where a trajectory has fallen into a hole of the model, the frame it stands at teaches nothing: atoms are in contact, or
+forces too large to learn. Those on the way in do.
 """
 
 from __future__ import annotations
@@ -56,19 +57,29 @@ class Way:
                 return
         self.frames.append([Frame(cell_to_label(atoms), self.trajectory, step) for atoms in configurations])
 
-    def last_physical(self, bad: Atoms, min_distances: Mapping[tuple[int, int], float]) -> Frame | None:
+    def last_physical(
+        self, bad: Atoms, min_distances: Mapping[tuple[int, int], float], halfway_to: int | None = None
+    ) -> Frame | None:
         """The last frame in which no atoms are in contact, None where there is none.
 
         Args:
             bad: where the way leads; of a sampler of several configurations the one most like it is looked at.
             min_distances: shortest distances of the training set, Å.
+            halfway_to: a step; only the first half of the frames before it are looked at, the middle one included.
         """
-        shortest = ShortestDistances(min_distances)
-        for frames in reversed(self.frames):
+        shortest, looked_at = ShortestDistances(min_distances), self.frames
+        if halfway_to is not None:
+            before = sum(frames[0].step < halfway_to for frames in self.frames)
+            looked_at = self.frames[: min(before, before // 2 + 1)]
+        for frames in reversed(looked_at):
             frame = min(frames, key=lambda one: float(np.square(one.atoms.positions - bad.positions).sum()))
             if not contact_in(frame.atoms, shortest):
                 return frame
         return None
+
+    def end_before(self, step: int) -> None:
+        """Forget the frames from a step on."""
+        self.frames = [frames for frames in self.frames if frames[0].step < step]
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -16,11 +16,12 @@ from ase.units import GPa
 
 from ideal.config import LabelGateConfig
 from ideal.labelling.codes.base import CodeResult
-from ideal.records import FloatArray
+from ideal.records import FailedLabel, FloatArray
 
 MIN_CELL_HEIGHT = 0.5
 """Smallest distance between lattice planes along a periodic axis, Å."""
 
+_FORCE = "the largest force is"
 _SOURCE = "check the frame that it comes from (potential, time step)"
 
 
@@ -92,13 +93,8 @@ def refuse_result(atoms: Atoms, result: CodeResult, gate: LabelGateConfig) -> st
         return f"the force on atom {worst} is not finite: {forces[worst].tolist()}; read the log for the first warning"
     if stress is not None and (reason := _refuse_stress(stress, gate)):
         return reason
-    largest = np.linalg.norm(forces, axis=1)
-    if largest.max() > gate.max_force:
-        worst = int(largest.argmax())
-        return (
-            f"the largest force is {largest[worst]:.3g} eV/Å (atom {worst}, {atoms.symbols[worst]}), above "
-            f"labelling.gate.max_force {gate.max_force:g} eV/Å; {_SOURCE}; raise the limit for shocks and collisions"
-        )
+    if reason := refuse_force(atoms, forces, "max_force", gate.max_force):
+        return f"{reason}; {_SOURCE}; raise the limit for shocks and collisions"
     net = max(float(np.abs(forces.sum(axis=0)).max()), result.removed_net_force or 0.0)
     if net > gate.max_net_force:
         return (
@@ -114,6 +110,37 @@ def refuse_result(atoms: Atoms, result: CodeResult, gate: LabelGateConfig) -> st
                 "raise the limit where the electrons are meant to be hot"
             )
     return None
+
+
+def refuse_force(atoms: Atoms, forces: FloatArray, rule: str, limit: float) -> str | None:
+    """Which force exceeds a limit, in words; None where none does.
+
+    Args:
+        atoms: the structure.
+        forces: (n_atoms, 3), eV/Å.
+        rule: key of the limit in ``labelling.gate``.
+        limit: eV/Å.
+
+    Example:
+        >>> refuse_force(Atoms("H"), np.array([[0.0, 0.0, 50.0]]), "max_force", 30.0)
+        'the largest force is 50 eV/Å (atom 0, H), above labelling.gate.max_force 30 eV/Å'
+    """
+    norms = np.linalg.norm(forces, axis=1)
+    worst = int(norms.argmax())
+    if norms[worst] <= limit:
+        return None
+    where = f"(atom {worst}, {atoms.symbols[worst]})"
+    return f"{_FORCE} {norms[worst]:.3g} eV/Å {where}, above labelling.gate.{rule} {limit:g} eV/Å"
+
+
+def is_for_force(failure: FailedLabel) -> bool:
+    """Whether a label was calculated well, and refused for a force that is too large (`refuse_force`).
+
+    Example:
+        >>> is_for_force(FailedLabel("", Atoms("H"), "the code says that its SCF did not converge"))
+        False
+    """
+    return failure.circumstances.get("kind", "refused") == "refused" and _FORCE in failure.cause
 
 
 def _refuse_stress(stress: FloatArray, gate: LabelGateConfig) -> str | None:

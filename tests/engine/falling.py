@@ -53,16 +53,17 @@ class HoleMorse(Calculator):
         self.results = {"energy": 0.0, "forces": forces}
 
 
-def open_hole(monkeypatch: pytest.MonkeyPatch, heals: bool) -> None:
+def open_hole(monkeypatch: pytest.MonkeyPatch, heals: bool, pull: float = 20.0) -> None:
     """Let trajectories move on the potential with the hole.
 
     Args:
         monkeypatch: of the test.
         heals: the hole is closed as soon as the run has learned a cell with two atoms as close as in the hole.
+        pull: force (eV/Å) between two atoms in the hole.
     """
 
     def calculator(learner: Learner) -> Any:
-        return HoleMorse(open=not (heals and learner.min_distances[29, 29] < EDGE - 0.02))
+        return HoleMorse(not (heals and learner.min_distances[29, 29] < EDGE - 0.02), pull)
 
     monkeypatch.setattr(Learner, "calculator", calculator)
 
@@ -83,3 +84,21 @@ def falling_config(folder: Path, mode: str = "serial", **changes: Any) -> Config
             **changes,
         },
     )
+
+
+def steep_config(
+    folder: Path, mode: str = "serial", rule: str = "max_force", limit: float = 6.0, **changes: Any
+) -> Config:
+    """The hot one asks when two atoms are close to a contact, where the forces of the reference are large.
+
+    Args:
+        folder: of the structure.
+        mode: of the engine.
+        rule: of the gate, which refuses labels for their force.
+        limit: eV/Å.
+        changes: as for `copper_config`.
+    """
+    gate = {"max_net_force": 1.0, "max_force": 1e4, rule: limit}
+    hot = trajectory("hot", check_every=7, max_force=1e4, max_temperature=1e6, sampler={"steps": 14})
+    cold = trajectory("cold", check_every=7, sampler={"temperature": 20.0, "steps": 7})
+    return falling_config(folder, mode, **{"trajectories": [hot, cold], "labelling__gate": gate, **changes})

@@ -5,7 +5,8 @@ from ase.build import bulk
 
 from ideal.config import LabelGateConfig
 from ideal.labelling.codes.base import CodeResult
-from ideal.labelling.gate import refuse_result, refuse_structure
+from ideal.labelling.gate import is_for_force, refuse_result, refuse_structure
+from ideal.records import FailedLabel
 
 GATE = LabelGateConfig()
 
@@ -91,3 +92,15 @@ def test_results_that_say_less_pass():
 def test_refused_results_name_value_and_remedy(changes, value, remedy):
     reason = result(**changes)
     assert value in reason and remedy in reason.partition(value)[2]
+
+
+def test_a_refusal_for_a_force_is_told_from_other_failures():
+    reason = result(forces=np.array([[31.0, 0, 0], [-31, 0, 0]]))
+
+    def failure(cause, **circumstances):
+        return FailedLabel("", li(), cause, circumstances=circumstances)
+
+    assert is_for_force(failure(f"refused: {reason}", kind="refused"))
+    assert is_for_force(failure(reason)), "what is not learned has no circumstances"
+    assert not is_for_force(failure(f"it said that {reason}", kind="code"))
+    assert not is_for_force(failure("refused: the net force is 0.1 eV/Å", kind="refused"))
