@@ -24,10 +24,10 @@ class EngineConfig(Section):
     restarts: int = Field(
         3,
         ge=0,
-        description="A trajectory that leaves the physical range, asks in a frame whose atoms are in contact, or none "
-        "of whose labels can be calculated, goes back to its last good state and on from there with other random "
-        "numbers; so often in a row without getting past the place. 0: the first fails, and the others go on where "
-        "they are.",
+        description="A trajectory that leaves the physical range, asks in a frame whose atoms are in contact or whose "
+        "forces are too large to learn, or none of whose labels can be calculated, goes back to its last good state, "
+        "farther each time, and on from there with other random numbers; so often in a row without getting past the "
+        "place. 0: the first fails, and the others go on where they are.",
     )
     batch_atoms: int = Field(
         24,
