@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,10 +85,8 @@ def test_schema_is_json(ideal_run: Callable[..., Result], tmp_path: Path) -> Non
 def test_import_is_light() -> None:
     """Help and configuration errors come without torch, matgl, ASE or NumPy."""
     code = "import sys, ideal.cli.app; print([m for m in ('torch', 'matgl', 'ase', 'numpy') if m in sys.modules])"
-    start = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.process_time() - start < 1
 
 
 def test_module_runs_as_a_program() -> None:

@@ -66,6 +66,8 @@ class FaultyEMT(LoggedEMT):
     Args:
         faults: what happens, taken in turn: "killed", "hung", "garbage", "unconverged", "absurd".
         share: part of the structures that something happens to.
+
+    One that hangs leaves a file ``hung-...`` beside the calculation's folder first.
     """
 
     def __init__(self, faults: Sequence[str] = (), share: float = 0.5, **kwargs: Any) -> None:
@@ -86,6 +88,7 @@ class FaultyEMT(LoggedEMT):
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hung":
+            (Path("..") / f"hung-{digest}").touch()
             time.sleep(600)
         if fault == "garbage":
             os.write(1, bytes(range(256)) * 20 + b'{"value": 1}\n')

@@ -80,8 +80,9 @@ def trajectory(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def events(path: Path, keep_times: bool = False) -> list[dict[str, Any]]:
-    """The events of a run, without times."""
-    rows = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    """The events of a run, without times; not the line that is just being written."""
+    whole = (path / "events.jsonl").read_text().rpartition("\n")[0]
+    rows = [json.loads(line) for line in whole.splitlines()]
     return rows if keep_times else [_without_times(row) for row in rows]
 
 

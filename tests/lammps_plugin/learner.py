@@ -98,8 +98,9 @@ class Learning:
         assert self.error is None, self.error
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """The events of these names so far."""
-        rows = [json.loads(line) for line in (self.path / "events.jsonl").read_text().splitlines()]
+        """The events of these names so far; not the line that is just being written."""
+        whole = (self.path / "events.jsonl").read_text().rpartition("\n")[0]
+        rows = [json.loads(line) for line in whole.splitlines()]
         return [row for row in rows if row["event"] in names]
 
 
