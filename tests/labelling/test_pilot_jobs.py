@@ -62,27 +62,29 @@ def test_blocks_come_and_go_and_a_lost_one_costs_no_label(
         idle=3.0,
         address="127.0.0.1",
     )
-    executor = parsl.ParslExecutor(config, tmp_path / "work", Limits(120))
+    executor = parsl.ParslExecutor(config, tmp_path / "work", Limits(contract.PATIENCE))
     try:
         assert executor.blocks() == 0 and slurm.submitted() == 0
         files = [str(tmp_path / f"label-{n}") for n in range(6)]
-        futures = [executor.submit(contract.mark, file, 2.0) for file in files]
-        contract.eventually(lambda: len(slurm.running()) == 3, 60)
-        assert [future.result(120) for future in futures] == files
+        gate = tmp_path / "go on"
+        futures = [executor.submit(contract.mark_when, file, str(gate)) for file in files]
+        contract.eventually(lambda: len(slurm.running()) == 3)
+        gate.touch()
+        assert [future.result(contract.PATIENCE) for future in futures] == files
         assert slurm.submitted() == 3
-        contract.eventually(lambda: not slurm.running() and executor.blocks() == 0, 60)
+        contract.eventually(lambda: not slurm.running() and executor.blocks() == 0)
 
         pids = tmp_path / "pids"
         lost = executor.submit(contract.hang_once, str(pids))
-        contract.eventually(pids.exists, 60)
+        contract.eventually(pids.exists)
         os.killpg(slurm.running()[0], signal.SIGKILL)  # the node is gone, as far as anyone can tell
-        assert lost.result(120) == "the second time"
+        assert lost.result(contract.PATIENCE) == "the second time"
         for pid in pids.read_text().split():
             contract.eventually(lambda pid=int(pid): not contract.alive(pid))
         assert slurm.submitted() >= 4
     finally:
         executor.terminate()
-    contract.eventually(lambda: not slurm.running(), 30)
+    contract.eventually(lambda: not slurm.running())
 
 
 def test_a_run_is_labelled_by_pilot_jobs(slurm: Slurm, tmp_path: Path) -> None:
@@ -112,4 +114,4 @@ def test_a_run_is_labelled_by_pilot_jobs(slurm: Slurm, tmp_path: Path) -> None:
             assert finished, "no label within two minutes"
             labels += finished
         assert all(isinstance(label, Label) for label in labels) and len(store.labels()) == 4
-    contract.eventually(lambda: not slurm.running(), 30)
+    contract.eventually(lambda: not slurm.running())

@@ -1,4 +1,8 @@
-"""Whether the samplers sample what they say: temperature, its fluctuation, pressure. Slow (marker ``physics``)."""
+"""Whether the samplers sample what they say: temperature, its fluctuation, pressure. Slow (marker ``physics``).
+
+The dynamics is chaotic: another processor's rounding makes another random experiment of a test in spite of its seed. A
+correct sampler fails one comparison in 100,000 (Student's t of the block means).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.constraints import FixAtoms
+from scipy import stats
 
 from ideal.config import MolecularDynamicsConfig
 from ideal.samplers import MolecularDynamics
@@ -16,6 +21,9 @@ from .pair_potential import PairPotential, argon
 
 pytestmark = pytest.mark.physics
 TARGET = 50.0
+BLOCKS = 20
+LIMIT = float(stats.t.ppf(1 - 0.5e-5, BLOCKS - 1))
+"""How many standard errors a mean may be off."""
 PRESSURE = 0.3 * units.GPa  # at less the small crystal of a truncated potential evaporates
 
 
@@ -43,9 +51,9 @@ def sample(ensemble: str, equilibrate: int, steps: int, fixed: int = 0, **values
     }
 
 
-def standard_error(values: np.ndarray, blocks: int = 10) -> float:
-    means = [block.mean() for block in np.array_split(values, blocks)]
-    return float(np.std(means, ddof=1) / np.sqrt(blocks))
+def standard_error(values: np.ndarray) -> float:
+    means = [block.mean() for block in np.array_split(values, BLOCKS)]
+    return float(np.std(means, ddof=1) / np.sqrt(BLOCKS))
 
 
 @pytest.mark.parametrize(
@@ -59,23 +67,23 @@ def standard_error(values: np.ndarray, blocks: int = 10) -> float:
     ],
 )
 def test_canonical_temperature_and_its_fluctuation(ensemble: str, values: dict[str, Any]) -> None:
-    """<T> = target and var(T) = 2 T^2 / n_dof, both within four standard errors."""
+    """<T> = target and var(T) = 2 T^2 / n_dof, both within the errors of sampling."""
     result = sample(ensemble, 1000, 12000, **values)
     temperature = result["temperature"]
-    assert abs(temperature.mean() - TARGET) < 4 * standard_error(temperature)
+    assert abs(temperature.mean() - TARGET) < LIMIT * standard_error(temperature)
     assert standard_error(temperature) < 0.02 * TARGET
     expected = 2 * TARGET**2 / result["degrees"]
     squares = (temperature - TARGET) ** 2
-    assert abs(squares.mean() - expected) < 4 * standard_error(squares)
+    assert abs(squares.mean() - expected) < LIMIT * standard_error(squares)
 
 
 @pytest.mark.parametrize("ensemble", ["npt_berendsen", "npt_mtk", "npt_proportional"])
 def test_pressure_reaches_its_target(ensemble: str) -> None:
     values = {"pressure": PRESSURE, "thermostat_time": 200, "barostat_time": 1000, "compressibility": 60}
     result = sample(ensemble, 1500, 8000, **values)
-    assert abs(result["pressure"].mean() - PRESSURE) < 4 * standard_error(result["pressure"])
+    assert abs(result["pressure"].mean() - PRESSURE) < LIMIT * standard_error(result["pressure"])
     assert standard_error(result["pressure"]) < 0.1 * PRESSURE
-    assert abs(result["temperature"].mean() - TARGET) < max(4 * standard_error(result["temperature"]), 1.0)
+    assert abs(result["temperature"].mean() - TARGET) < max(LIMIT * standard_error(result["temperature"]), 1.0)
 
 
 def test_both_barostats_agree_on_the_volume() -> None:
