@@ -116,7 +116,7 @@ def _check_numbers(force_error: float, confidence: float, threshold: float | Non
 
 
 def _source(model: Path, uncertainty: Path | None) -> _Source:
-    """Model and distribution of a run directory, of ``model`` or ``model_initial`` in one, or of a lone model."""
+    """Model and distribution of a run directory, of a ``model`` or an earlier one in it, or of a lone model."""
     if not model.is_dir():
         raise ConfigError(f"--model {model}: no such folder; name a model directory or a run directory")
     run: Path | None = None
@@ -133,8 +133,9 @@ def _source(model: Path, uncertainty: Path | None) -> _Source:
                 f"--model {model}: belongs to no run; name the distribution too, with --uncertainty FILE "
                 "(a run keeps one as DIR/uncertainty.safetensors)"
             )
-        initial = "_initial" if folder.resolve().name == "model_initial" else ""
-        uncertainty = run / f"uncertainty{initial}.safetensors"
+        name = folder.resolve().name
+        state = name.removeprefix("model") if name in ("model_initial", "model_run") else ""
+        uncertainty = run / f"uncertainty{state}.safetensors"
     return _Source(folder, uncertainty if uncertainty.is_dir() else existing_file(uncertainty, "--uncertainty"), run)
 
 

@@ -143,15 +143,16 @@ def test_what_the_run_has_learned_is_left_out(ideal_run: Run, work: Path, run_di
     assert not (run_directory / "calibration.json").exists()
 
 
-def test_the_first_model_of_a_run_goes_with_its_own_distribution(
-    ideal_run: Run, work: Path, run_directory: Path
+@pytest.mark.parametrize("state", ["initial", "run"])
+def test_an_earlier_model_of_a_run_goes_with_its_own_distribution(
+    state: str, ideal_run: Run, work: Path, run_directory: Path
 ) -> None:
-    shutil.copytree(run_directory / "model", run_directory / "model_initial")
-    shutil.copy(run_directory / "uncertainty.safetensors", run_directory / "uncertainty_initial.safetensors")
-    result = ideal_run("calibrate", "data.extxyz", "--model", "run/model_initial")
+    shutil.copytree(run_directory / "model", run_directory / f"model_{state}")
+    shutil.copy(run_directory / "uncertainty.safetensors", run_directory / f"uncertainty_{state}.safetensors")
+    result = ideal_run("calibrate", "data.extxyz", "--model", f"run/model_{state}")
     assert result.exit_code == 0, result.output
     content = json.loads((work / "data-calibration" / "calibration.json").read_text())
-    assert content["uncertainty"].endswith("uncertainty_initial.safetensors")
+    assert content["uncertainty"].endswith(f"uncertainty_{state}.safetensors")
 
 
 def test_labels_of_the_run_are_known_too(ideal_run: Run, work: Path, run_directory: Path) -> None:
