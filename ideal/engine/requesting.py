@@ -95,9 +95,16 @@ class Requests:
                 self._asker.order(trajectory.open_cells)
 
     def _wait_with(self, trajectory: Trajectory, others: Sequence[Trajectory]) -> None:
-        """Let an uncertain frame that is to ask for nothing of its own wait for what others have asked for."""
+        """Let an uncertain frame that is to ask for nothing of its own wait for what others have asked for.
+
+        Others may still hold labels that this trajectory had asked for: it has had their answers.
+        """
         requests = {request.key: request for other in others for request in other.requests}
-        shared = [request for request in requests.values() if request.info["purpose"] == "selected"]
+        shared = [
+            request
+            for request in requests.values()
+            if request.info["purpose"] == "selected" and request.info["trajectory"] != trajectory.name
+        ]
         if shared and self._asker.may_ask(trajectory):
             trajectory.requests, trajectory.announced = shared, {request.key for request in shared}
             trajectory.status = TrajectoryStatus.WAITING

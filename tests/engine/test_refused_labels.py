@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ideal.engine.engine import Engine
+from ideal.engine.requesting import Requests
+from ideal.engine.trajectory import LabelRequest, TrajectoryStatus
 from ideal.engine.way import KEPT, Way
 from ideal.labelling.store import LabelStore
 
@@ -111,6 +114,26 @@ def test_killed_while_it_is_replaced(
     assert outcome(killed) == outcome(whole)
     for kind in ("check", "embedded", "label_failed", "trajectory_restarted", "trajectory_finished"):
         assert named(killed, kind) == named(whole, kind)
+
+
+def test_who_waits_for_labels_of_others_does_not_wait_for_its_own_again() -> None:
+    """Another trajectory may still hold one that was refused: whoever asked for it went back for that already."""
+
+    def request(asked_by: str) -> LabelRequest:
+        return LabelRequest(f"of {asked_by}", chain(2.5), {"purpose": "selected", "trajectory": asked_by, "step": 7})
+
+    def waits_for(*asked_by: str) -> list[str]:
+        moving = SimpleNamespace(name="hot", requests=[], announced=set(), status=TrajectoryStatus.RUNNING)
+        waiting = SimpleNamespace(requests=[request(name) for name in asked_by])
+        asker = SimpleNamespace(open=lambda *_: [], may_ask=lambda _: True)
+        config = SimpleNamespace(engine=SimpleNamespace(mode="concurrent"))
+        requests = Requests(config, asker, *4 * [None], save=list)  # type: ignore[arg-type, list-item]
+        requests.ask_together([(moving, np.array([3.0]))], 2.0, [waiting])  # type: ignore[list-item]
+        assert (moving.status is TrajectoryStatus.WAITING) == bool(moving.requests)
+        return sorted(moving.announced)
+
+    assert waits_for("hot", "cold") == ["of cold"]
+    assert waits_for("hot") == []
 
 
 def halves(way: Way, step: int) -> list[int]:
