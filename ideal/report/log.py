@@ -1,13 +1,15 @@
 """The event log of a run (``events.jsonl``) as typed records.
 
 A log may be short: the run goes on, or was interrupted within a line. What is there counts; an event that occurs twice
-(same frame, same atom, same label) counts once, the later one wins.
+(same frame, same atom, same label) counts once, the later one wins. A step that a trajectory comes to again after going
+back is another frame.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,9 +242,7 @@ def read_log(path: Path) -> RunLog:
         },
         restarts=_restarts(events),
         stopped=_stopped(events),
-        calibrated=tuple(
-            {(event.get("trajectory"), event.get("step")): event for event in _named(events, "calibrated")}.values()
-        ),
+        calibrated=_calibrated(events),
         budget_spent=next(iter(reversed(_named(events, "label_budget_spent"))), {}),
         n_unreadable=unreadable + len(rows) - len(events),
     )
@@ -264,6 +264,18 @@ def _named(events: Iterable[Mapping[str, Any]], *names: str) -> list[Mapping[str
     return [event for event in events if event["event"] in names]
 
 
+def _ways(events: list[dict[str, Any]], name: str) -> list[tuple[int, Mapping[str, Any]]]:
+    """Events of one name, each with how often its trajectory had gone back by then."""
+    found, restarts = [], Counter[str]()
+    for event in _named(events, name, "trajectory_restarted"):
+        trajectory = str(event.get("trajectory", ""))
+        if event["event"] == name:
+            found.append((restarts[trajectory], event))
+        else:
+            restarts[trajectory] += 1
+    return found
+
+
 def _restarts(events: list[dict[str, Any]]) -> dict[str, tuple[Mapping[str, Any], ...]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for event in _named(events, "trajectory_restarted"):
@@ -282,9 +294,9 @@ def _stopped(events: list[dict[str, Any]]) -> str:
 
 def _cells(events: list[dict[str, Any]]) -> tuple[Cell, ...]:
     cells = {}
-    for event in _named(events, "embedded"):
+    for way, event in _ways(events, "embedded"):
         place = (str(event.get("trajectory", "")), int(event.get("step", 0)), int(event.get("atom", -1)))
-        cells[place] = Cell(
+        cells[way, *place] = Cell(
             *place,
             accepted=bool(event.get("accepted")),
             reason=str(event.get("reason") or ""),
@@ -315,9 +327,9 @@ def _labels(events: list[dict[str, Any]]) -> tuple[LabelRecord, ...]:
 
 def _updates(events: list[dict[str, Any]]) -> tuple[Update, ...]:
     updates = {}
-    for position, event in enumerate(_named(events, "updated")):
+    for position, (way, event) in enumerate(_ways(events, "updated")):
         place = (str(event.get("trajectory", "")), int(event.get("step", position)))
-        updates[place] = Update(
+        updates[way, *place] = Update(
             *place,
             labels=int(event.get("labels") or 0),
             before=Errors.read(event.get("before")),
@@ -326,6 +338,11 @@ def _updates(events: list[dict[str, Any]]) -> tuple[Update, ...]:
             rolled_back=bool(event.get("rolled_back")),
         )
     return tuple(updates.values())
+
+
+def _calibrated(events: list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    found = {(way, event.get("trajectory"), event.get("step")): event for way, event in _ways(events, "calibrated")}
+    return tuple(found.values())
 
 
 def _traces(events: list[dict[str, Any]], cells: tuple[Cell, ...], labels: tuple[LabelRecord, ...]) -> dict[str, Trace]:

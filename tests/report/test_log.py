@@ -66,6 +66,25 @@ class TestLog:
         assert math.isnan(log.updates[0].before.energy)
         assert math.isnan(log.updates[0].after.force)
 
+    def test_what_is_asked_at_a_step_again_after_going_back_counts_again(self, tmp_path: Path) -> None:
+        place = {"trajectory": "md", "step": 10}
+        embedded = {"event": "embedded", **place, "atom": 3, "accepted": True, "n_atoms": 50}
+        log = read_log(
+            write_events(
+                tmp_path / "events.jsonl",
+                {"time": 1.0, **embedded, "key": "a"},
+                {"time": 2.0, "event": "updated", **place, "labels": 2},
+                {"time": 3.0, "event": "calibrated", **place, "n_pairs": 5},
+                {"time": 4.0, "event": "trajectory_restarted", **place, "good_step": 5},
+                {"time": 5.0, **embedded, "key": "b"},
+                {"time": 6.0, "event": "updated", **place, "labels": 1},
+                {"time": 7.0, "event": "calibrated", **place, "n_pairs": 6},
+            )
+        )
+        assert [cell.key for cell in log.cells] == ["a", "b"]
+        assert [update.labels for update in log.updates] == [2, 1]
+        assert [event["n_pairs"] for event in log.calibrated] == [5, 6]
+
     def test_wall_time_is_what_the_run_was_active_and_adds_up(self, tmp_path: Path) -> None:
         log = read_log(
             write_events(
