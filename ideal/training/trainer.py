@@ -221,9 +221,9 @@ class Trainer:
         may be unlike what was learned since: a sample of the learned labels then judges with them, which tells
         divergence and forgetting, though no overfitting.
 
-        Weights to start from are kept when they end with a lower loss than the present ones. Where no label validates,
-        the loss is that of learned labels, and which model knows those by heart says little of which is better: then
-        they need only have learned what they were shown, to a loss at most `SCRATCH_ALLOWANCE` times the present one.
+        Weights to start from are kept when they end with a lower loss than the present ones, where validation labels
+        alone judge. Which model knows the learned ones by heart says little of which is better: where these alone
+        judge, the loss may be up to `SCRATCH_ALLOWANCE` times the present one, and in between by their share.
 
         Args:
             labels: everything learned so far.
@@ -238,7 +238,7 @@ class Trainer:
         if not labels:
             raise TrainingError("0 labels: a final training needs at least one")
         judges = [*self._all_validation(), *self._sample(labels, self._learned_judges(), stream=5)]
-        allowance = None if weights is None else 1.0 if self._all_validation() else SCRATCH_ALLOWANCE
+        allowance = None if weights is None else self._scratch_allowance(len(judges))
         keeper = Keeper(self.potential, self.batches.loss(self.batches.prepare(judges)), allowance)
         plan = FitPlan(
             "final",
@@ -349,6 +349,10 @@ class Trainer:
     def _all_validation(self) -> list[Label]:
         """What judges and is not learned: of the start, and of the run."""
         return [*self._validation, *self._held]
+
+    def _scratch_allowance(self, n_judges: int) -> float:
+        learned = n_judges - len(self._all_validation())
+        return 1.0 + (SCRATCH_ALLOWANCE - 1.0) * learned / n_judges
 
     def _learned_judges(self) -> int:
         """How many learned labels judge a final convergence: fewer, the more of the run's labels were held back."""
