@@ -204,8 +204,8 @@ class FinalConfig(Section):
     start: Literal["continue", "scratch"] = Field(
         "continue",
         description="continue: from the weights of the run; scratch: from new random ones, "
-        "which replace the run's (kept as model_run) when they err less on validation labels or, without any, learn "
-        "the others about as well.",
+        "which replace the run's (kept as model_run) when they err less on validation labels; where learned labels "
+        "judge, too, they may err somewhat more on those.",
     )
 
 

@@ -233,7 +233,7 @@ class Loop:
         return not trajectory.open_cells and self._answers.complete(trajectory.requests, trajectory.announced)
 
     def _may_learn(self, trajectory: Trajectory) -> bool:
-        """Whether it has its answers, and asks for nothing in the place of one that is not learned."""
+        """Whether it has its answers; where one is not learned it asks anew in its place first, and has to wait."""
         return self._has_answers(trajectory) and not self._requests.ask_on_the_way([trajectory])
 
     def _learn(self, trajectories: Sequence[Trajectory]) -> None:
